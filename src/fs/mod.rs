@@ -1,0 +1,210 @@
+//! File systems: one driver for each, all of the same shape.
+//!
+//! A driver sees its partition as a disk that starts at byte 0. It never writes to a target: the
+//! stock tools write, on an overlay, and the journal commits what passed. What a driver cannot do
+//! is a [`Refusal`] with a code.
+//!
+//! [`tool`] is the one place that starts processes.
+
+pub mod tool;
+
+use std::io;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::disk::DiskRead;
+use crate::extent::{Extent, ExtentMap};
+use crate::report::{Refusal, Report};
+
+/// What a driver read from a superblock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Observed {
+    /// `ext2`, `ext3`, `ext4`.
+    pub kind: String,
+    /// As `blkid` prints it.
+    pub uuid: String,
+    /// The label as the disk has it; escape before printing.
+    pub label: String,
+    /// Block size.
+    pub block_bytes: u64,
+    /// Size of the file system as its superblock says.
+    pub size_bytes: u64,
+    /// Bytes in use, from the superblock's own counters (an estimate, for people).
+    pub used_bytes: u64,
+    /// Number of inodes in use, likewise.
+    pub files: u64,
+    /// Names of the features, as `dumpe2fs` prints them.
+    pub features: Vec<String>,
+    /// Things that a person should know, such as a journal that needs replay.
+    pub notes: Vec<String>,
+    /// Whether a journal must be replayed before anything else.
+    pub needs_replay: bool,
+    /// The transaction that a gate names, where a gate stands.
+    pub gate: Option<TransactionId>,
+}
+
+/// A transaction's 128-bit name; also what a gate carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct TransactionId(pub [u8; 16]);
+
+/// The sizes that a file system can take.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Smallest size in bytes.
+    pub min_bytes: u64,
+    /// Why not smaller.
+    pub min_reason: String,
+    /// Largest size in bytes.
+    pub max_bytes: u64,
+    /// Why not larger.
+    pub max_reason: String,
+    /// Sizes are multiples of this.
+    pub unit_bytes: u64,
+}
+
+/// What a superblock says about who may enter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GateState {
+    /// An ordinary superblock.
+    Open,
+    /// A gate stands, and names its transaction.
+    Closed(TransactionId),
+    /// Not a superblock that this driver would accept: wrong magic, or a checksum that does not
+    /// fit. A gate that was torn while it was written looks like this.
+    Invalid,
+}
+
+/// Something that differs between the file system before and after.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    /// Stable code: `file-content`, `file-missing`, `file-new`, `mode`, `owner`, `size`, `times`, …
+    pub code: String,
+    /// The object: a path, escaped, or `superblock`, `group 7`, `inode 12`.
+    pub object: String,
+    /// What differs, with both values.
+    pub detail: String,
+}
+
+/// Why a driver could not answer.
+#[derive(Debug, Error)]
+pub enum FsError {
+    /// The disk failed.
+    #[error("reading the file system: {0}")]
+    Io(#[from] io::Error),
+    /// What is on the disk is not a valid file system.
+    #[error("the file system is damaged: {0}")]
+    Corrupt(String),
+    /// Valid, but not something that we handle.
+    #[error("{0}")]
+    Unsupported(Refusal),
+}
+
+/// Which way a file system is to change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Direction {
+    /// Larger.
+    Grow,
+    /// Smaller.
+    Shrink,
+}
+
+/// A file system's driver.
+pub trait Driver: Send + Sync {
+    /// `ext`.
+    fn name(&self) -> &'static str;
+
+    /// Reads the superblock. `None` where it is not this driver's file system at all.
+    ///
+    /// # Errors
+    /// [`FsError::Corrupt`] where the magic fits and the rest does not.
+    fn probe(&self, part: &dyn DiskRead) -> Result<Option<Observed>, FsError>;
+
+    /// Everything that stands against a resize in this direction: features, flags, states.
+    ///
+    /// # Errors
+    /// As [`Driver::probe`].
+    fn refusals(&self, part: &dyn DiskRead, direction: Direction) -> Result<Vec<Refusal>, FsError>;
+
+    /// The sizes that it can take, from its own structures alone.
+    ///
+    /// # Errors
+    /// As [`Driver::probe`].
+    fn bounds(&self, part: &dyn DiskRead) -> Result<Bounds, FsError>;
+
+    /// Every byte that the file system uses, metadata included.
+    ///
+    /// # Errors
+    /// Where the disk fails or the maps contradict themselves.
+    fn used(&self, part: &dyn DiskRead, report: &dyn Report) -> Result<ExtentMap, FsError>;
+
+    /// Where the superblock lies, from the start of the partition. The gate is inside.
+    fn superblock(&self) -> Extent;
+
+    /// `superblock` (the bytes of [`Driver::superblock`]) with the gate closed.
+    ///
+    /// # Errors
+    /// [`FsError::Corrupt`] where it is not an open superblock.
+    fn close_gate(&self, superblock: &[u8], id: TransactionId) -> Result<Vec<u8>, FsError>;
+
+    /// What the bytes of [`Driver::superblock`] say. Never fails: unreadable is
+    /// [`GateState::Invalid`].
+    fn gate(&self, superblock: &[u8]) -> GateState;
+
+    /// Runs the tools that bring the file system on `file` to a state that can be resized: journal
+    /// replay, full check. Nothing may be repaired beyond that.
+    ///
+    /// # Errors
+    /// [`tool::ToolError`]: missing, failed, hung.
+    fn prepare(
+        &self,
+        file: &Path,
+        observed: &Observed,
+        tools: &tool::Tools,
+    ) -> Result<(), tool::ToolError>;
+
+    /// Runs the stock resizer on `file`.
+    ///
+    /// # Errors
+    /// [`tool::ToolError`].
+    fn resize(
+        &self,
+        file: &Path,
+        new_bytes: u64,
+        tools: &tool::Tools,
+    ) -> Result<(), tool::ToolError>;
+
+    /// Runs the stock checker on `file`, read-only.
+    ///
+    /// # Errors
+    /// [`tool::ToolError`].
+    fn verify(&self, file: &Path, tools: &tool::Tools) -> Result<(), tool::ToolError>;
+
+    /// Compares two states of one file system: every file, directory, attribute and the fields of
+    /// the superblock, against what a resize to `after`'s size may change. `changed` are the bytes
+    /// in which the two differ. Stops after `limit` differences.
+    ///
+    /// # Errors
+    /// Where either cannot be read: it could not be checked, which is not a pass.
+    fn compare(
+        &self,
+        before: &dyn DiskRead,
+        after: &dyn DiskRead,
+        changed: &ExtentMap,
+        limit: usize,
+        report: &dyn Report,
+    ) -> Result<Vec<Difference>, FsError>;
+
+    /// Who owns these bytes: paths of files, or names of structures, each once, at most `limit`.
+    ///
+    /// # Errors
+    /// Where the file system cannot be read.
+    fn owners(
+        &self,
+        part: &dyn DiskRead,
+        extents: &ExtentMap,
+        limit: usize,
+    ) -> Result<Vec<String>, FsError>;
+}
