@@ -17,8 +17,8 @@
 //! | 6 | `main.rs` | parse, run, exit code |
 //! | 5 | [`cli`] | what was typed, what is printed |
 //! | 4 | [`transaction`] | the use cases, and the transaction directory |
-//! | 3 | [`plan`], [`journal`], [`snapshot`], [`check`] | judge, and write |
-//! | 2 | [`table`], [`fs`], [`overlay`], [`export`], [`sim`] | read and edit formats, rehearse |
+//! | 3 | [`plan`], [`journal`], [`check`] | judge, and write |
+//! | 2 | [`table`], [`fs`], [`snapshot`], [`overlay`], [`export`], [`sim`] | read and edit formats, rehearse |
 //! | 1 | [`disk`], [`report`] | the seam to bytes, the seam to people |
 //! | 0 | [`units`], [`extent`] | the words |
 //!

@@ -166,3 +166,24 @@ impl<T: Disk + ?Sized> Disk for Arc<T> {
         (**self).set_len(len_bytes)
     }
 }
+
+impl<T: DiskRead + ?Sized> DiskRead for Box<T> {
+    fn geometry(&self) -> Geometry {
+        (**self).geometry()
+    }
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        (**self).read_at(offset, buf)
+    }
+}
+
+impl<T: Disk + ?Sized> Disk for Box<T> {
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        (**self).write_at(offset, data)
+    }
+    fn flush(&self) -> io::Result<()> {
+        (**self).flush()
+    }
+    fn set_len(&self, len_bytes: u64) -> io::Result<()> {
+        (**self).set_len(len_bytes)
+    }
+}

@@ -161,7 +161,10 @@ impl SimDir {
     }
 
     /// One change of the names, counted as an operation.
-    fn change(&self, edit: impl FnOnce(&mut std::collections::BTreeMap<String, usize>)) -> io::Result<()> {
+    fn change(
+        &self,
+        edit: impl FnOnce(&mut std::collections::BTreeMap<String, usize>),
+    ) -> io::Result<()> {
         let mut state = self.machine.state();
         let verdict = state.count(None)?;
         state.dirs[self.index].change(edit);
@@ -175,9 +178,14 @@ impl SimDir {
 impl Dir for SimDir {
     fn create(&self, name: &str) -> io::Result<Arc<dyn Disk>> {
         if self.lookup(name).is_ok() {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, name.to_string()));
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                name.to_string(),
+            ));
         }
-        let file = self.machine.add_disk(Arc::new(Vec::new()), true, SECTOR as u32);
+        let file = self
+            .machine
+            .add_disk(Arc::new(Vec::new()), true, SECTOR as u32);
         self.change(|names| {
             names.insert(name.into(), file.index);
         })?;
@@ -185,7 +193,10 @@ impl Dir for SimDir {
     }
 
     fn open(&self, name: &str) -> io::Result<Arc<dyn Disk>> {
-        Ok(Arc::new(SimDisk::new(self.machine.clone(), self.lookup(name)?)))
+        Ok(Arc::new(SimDisk::new(
+            self.machine.clone(),
+            self.lookup(name)?,
+        )))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
@@ -204,7 +215,11 @@ impl Dir for SimDir {
     }
 
     fn names(&self) -> io::Result<Vec<String>> {
-        Ok(self.machine.state().dirs[self.index].view.keys().cloned().collect())
+        Ok(self.machine.state().dirs[self.index]
+            .view
+            .keys()
+            .cloned()
+            .collect())
     }
 
     fn flush(&self) -> io::Result<()> {
@@ -250,7 +265,10 @@ mod tests {
     fn the_power_goes_at_the_chosen_operation() {
         let machine = Machine::new();
         let disk = machine.add_disk(Arc::new(vec![0; 4096]), false, 512);
-        machine.follow(Script { cut_at: Some(1), ..Script::default() });
+        machine.follow(Script {
+            cut_at: Some(1),
+            ..Script::default()
+        });
         disk.write_at(0, &[1; 512]).unwrap();
         assert!(disk.flush().is_err());
         assert!(disk.write_at(0, &[3; 512]).is_err());
@@ -264,7 +282,10 @@ mod tests {
         let machine = Machine::new();
         let disk = machine.add_disk(Arc::new(vec![0; 4096]), false, 512);
         let faults = [(1, Fault::Error)].into_iter().collect();
-        machine.follow(Script { faults, ..Script::default() });
+        machine.follow(Script {
+            faults,
+            ..Script::default()
+        });
         disk.write_at(0, &[1; 512]).unwrap();
         assert!(disk.flush().is_err());
         disk.flush().unwrap();

@@ -173,7 +173,11 @@ impl Medium {
     fn set_durable_len(&mut self, len: u64) {
         if len < self.durable_len {
             let (first, keep) = (len / SECTOR, (len % SECTOR) as usize);
-            let mut edge = self.durable.get(&first).cloned().unwrap_or_else(|| self.base_sector(first));
+            let mut edge = self
+                .durable
+                .get(&first)
+                .cloned()
+                .unwrap_or_else(|| self.base_sector(first));
             edge[keep..].fill(0);
             self.durable.retain(|&index, _| index < first);
             if keep > 0 {
@@ -212,7 +216,11 @@ impl Medium {
             Survival::KeepAll => true,
             _ => rng.below(2) == 0,
         };
-        self.set_durable_len(if len_survives { self.view_len } else { self.durable_len });
+        self.set_durable_len(if len_survives {
+            self.view_len
+        } else {
+            self.durable_len
+        });
         self.view.clear();
         self.view_len = self.durable_len;
     }
@@ -335,7 +343,9 @@ impl Machine {
     /// Adds a disk that holds `content`. `may_grow`: it is an image file.
     pub fn add_disk(&self, content: Arc<Vec<u8>>, may_grow: bool, sector_bytes: u32) -> SimDisk {
         let mut state = self.state();
-        state.media.push(Medium::new(content, may_grow, sector_bytes));
+        state
+            .media
+            .push(Medium::new(content, may_grow, sector_bytes));
         SimDisk::new(self.clone(), state.media.len() - 1)
     }
 
@@ -358,7 +368,9 @@ impl Machine {
 
     /// A copy that goes its own way.
     pub fn fork(&self) -> Machine {
-        Machine { state: Arc::new(Mutex::new(self.state().clone())) }
+        Machine {
+            state: Arc::new(Mutex::new(self.state().clone())),
+        }
     }
 
     /// Sets what will happen, and counts operations from 0 again.
@@ -394,7 +406,10 @@ impl Machine {
             m.power_loss(survival, &mut rng);
             m.broken = false;
         });
-        state.dirs.iter_mut().for_each(|d| d.power_loss(survival, &mut rng));
+        state
+            .dirs
+            .iter_mut()
+            .for_each(|d| d.power_loss(survival, &mut rng));
         state.off = false;
         state.script = Script::default();
         state.operations = 0;

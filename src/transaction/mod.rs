@@ -1,1 +1,3 @@
-//! (being written)
+//! The use cases: knows everything in the layers below, and owns the transaction directory.
+
+pub mod dossier;

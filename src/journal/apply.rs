@@ -1,0 +1,341 @@
+//! Writing the target: forward to what the rehearsal made, or backward to what was there.
+
+use std::io;
+
+use super::seal::read_padded;
+use super::standing::{Patched, Standing, Superblock, the};
+use super::{Closed, Journal, JournalError, Media, Side, Step, View};
+use crate::disk::{Disk, DiskRead, Latch};
+use crate::extent::{Extent, ExtentMap};
+use crate::fs::Driver;
+use crate::report::{Report, Unit};
+use crate::snapshot::{Manifest, phase};
+
+/// What became of a commit.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The target is wholly new, read back and compared.
+    Applied,
+    /// Something failed; the target is wholly old, read back and compared.
+    RolledBack {
+        /// What failed.
+        cause: String,
+    },
+    /// Something failed, and then the rollback did. The journal stays hot.
+    Stuck {
+        /// What failed first.
+        cause: String,
+        /// What failed then.
+        rollback: String,
+        /// Where the target is known to differ from what was there before.
+        differing: Vec<Extent>,
+    },
+}
+
+/// Why a direction was not completed.
+pub(super) struct Halt {
+    pub what: String,
+    pub differing: Vec<Extent>,
+}
+
+impl From<JournalError> for Halt {
+    fn from(e: JournalError) -> Halt {
+        Halt {
+            what: e.to_string(),
+            differing: Vec::new(),
+        }
+    }
+}
+
+fn halt(doing: &'static str) -> impl Fn(io::Error) -> Halt {
+    move |e| Halt {
+        what: format!("{doing}: {e}"),
+        differing: Vec::new(),
+    }
+}
+
+/// What a direction is proven by.
+pub struct Proof<'a> {
+    /// The manifest of everything in use before. `None`: only the records are compared.
+    pub before: Option<&'a Manifest>,
+    /// The manifest of everything in use after. `None`: only the records are compared.
+    pub after: Option<&'a Manifest>,
+}
+
+/// All that a direction works with.
+pub struct Work<'a> {
+    /// The target.
+    pub media: &'a dyn Media,
+    /// The driver of its file system.
+    pub driver: &'a dyn Driver,
+    /// What it is compared with.
+    pub proof: Proof<'a>,
+    /// Seconds since 1970, for the closing record.
+    pub now: u64,
+    /// Where progress goes.
+    pub report: &'a dyn Report,
+}
+
+impl Journal {
+    /// Applies the transaction to the target, verifies it, and closes the journal. Whatever fails
+    /// is rolled back, and that is verified and closed too.
+    pub fn commit(&self, work: &Work<'_>) -> Outcome {
+        let failed = match self.forward(work) {
+            Ok(()) => match self.end(work, Closed::Applied) {
+                Ok(()) => return Outcome::Applied,
+                // The target is wholly new; only the closing record is missing, and recovery
+                // will find all records new and write it.
+                Err(e) => {
+                    return Outcome::Stuck {
+                        cause: e.to_string(),
+                        rollback: "not attempted".into(),
+                        differing: Vec::new(),
+                    };
+                }
+            },
+            Err(halt) => halt,
+        };
+        work.report
+            .notice(&format!("rolling back: {}", failed.what));
+        let back = self.backward(work);
+        match back.and_then(|()| Ok(self.end(work, Closed::RolledBack)?)) {
+            Ok(()) => Outcome::RolledBack { cause: failed.what },
+            Err(again) => Outcome::Stuck {
+                cause: failed.what,
+                rollback: again.what,
+                differing: again.differing,
+            },
+        }
+    }
+
+    /// Tells the kernel, then closes.
+    pub(super) fn end(&self, work: &Work<'_>, how: Closed) -> Result<(), JournalError> {
+        let side = if how == Closed::Applied {
+            Side::After
+        } else {
+            Side::Before
+        };
+        if let Err(problem) = work.media.announce(side) {
+            work.report.notice(&problem);
+        }
+        self.close(how, work.now)
+    }
+
+    /// Takes the target to the new side. From any state in which the gate stands, or in which
+    /// everything is old or everything is new.
+    pub(super) fn forward(&self, work: &Work<'_>) -> Result<(), Halt> {
+        let disk = self.gated_writer(work)?;
+        let (_, new_bytes) = self.lengths();
+        if disk.len_bytes() != new_bytes {
+            disk.set_len(new_bytes)
+                .map_err(halt("extending the image"))?;
+            // Barrier: the new end must exist before a table points to it.
+            disk.flush().map_err(halt("flushing the image's length"))?;
+        }
+        work.report
+            .phase("applying", Some(self.delta_bytes()), Unit::Bytes);
+        let mut done = 0;
+        for step in Step::BETWEEN {
+            self.write_step(&disk, step, Side::After, &mut done, work.report)?;
+        }
+        self.prove_and_open(&disk, work, Side::After)
+    }
+
+    /// Takes the target to the old side, from any such state.
+    pub(super) fn backward(&self, work: &Work<'_>) -> Result<(), Halt> {
+        if self.is_untouched(work) {
+            return Ok(());
+        }
+        let disk = self.gated_writer(work)?;
+        work.report
+            .phase("rolling back", Some(self.delta_bytes()), Unit::Bytes);
+        let mut done = 0;
+        for step in Step::BETWEEN.into_iter().rev() {
+            self.write_step(&disk, step, Side::Before, &mut done, work.report)?;
+        }
+        let (old_bytes, _) = self.lengths();
+        if disk.len_bytes() != old_bytes {
+            disk.set_len(old_bytes)
+                .map_err(halt("restoring the image's length"))?;
+            // Barrier: the old length is part of what was there before, and nothing may be
+            // opened to others until all of that is durable.
+            disk.flush().map_err(halt("flushing the image's length"))?;
+        }
+        self.prove_and_open(&disk, work, Side::Before)
+    }
+
+    /// Whether the medium never took anything: then a device that refuses every write does not
+    /// stand in the way of calling it rolled back.
+    fn is_untouched(&self, work: &Work<'_>) -> bool {
+        let Ok(views) = work.media.views() else {
+            return false;
+        };
+        let Some(view) = views.first() else {
+            return false;
+        };
+        // The superblock first: where the gate stands, there is no need to read all the rest.
+        let superblock = Standing::superblock_of(self, &*view.reader, work.driver);
+        superblock.is_ok_and(|s| s == Superblock::Old)
+            && view.reader.len_bytes() == self.lengths().0
+            && self.prove(&views, work, Side::Before).is_ok()
+    }
+
+    /// A fresh writer, with the gate standing.
+    fn gated_writer(&self, work: &Work<'_>) -> Result<Latch<Box<dyn Disk>>, Halt> {
+        let disk = Latch::new(
+            work.media
+                .writer()
+                .map_err(halt("opening the target for writing"))?,
+        );
+        let gate = the(self, Step::Gate)?;
+        let views = work.media.views().map_err(halt("reading the target"))?;
+        let view = whole(&views)?;
+        let standing = Standing::superblock_of(self, &*view.reader, work.driver)?;
+        // Invariant 3: a gate that stands is left alone.
+        if standing != Superblock::Gated {
+            let content = self.content(gate, Side::After)?;
+            disk.write_at(gate.extent.start, &content)
+                .map_err(halt("closing the gate"))?;
+            // Barrier: nobody may find a mixture behind an open superblock.
+            disk.flush().map_err(halt("flushing the gate"))?;
+            read_back(work, gate.extent, &content, "reading back the gate")?;
+        }
+        Ok(disk)
+    }
+
+    /// Writes one side of all records of a step, and makes them durable.
+    fn write_step(
+        &self,
+        disk: &dyn Disk,
+        step: Step,
+        side: Side,
+        done: &mut u64,
+        report: &dyn Report,
+    ) -> Result<(), Halt> {
+        let mut any = false;
+        for record in self.records().iter().filter(|r| r.step == step) {
+            let mut content = self.content(record, side)?;
+            // Undoing an image's extension: what lies beyond the old end goes with the length.
+            let room = disk
+                .len_bytes()
+                .saturating_sub(record.extent.start)
+                .min(record.extent.len);
+            content.truncate(room as usize);
+            disk.write_at(record.extent.start, &content)
+                .map_err(halt("writing to the target"))?;
+            any = true;
+            *done += record.extent.len;
+            report.progress(*done);
+        }
+        if any {
+            // Barrier: one copy of the partition table is whole at every instant, and nothing is
+            // read back, nor the gate opened, before all of it is durable.
+            disk.flush().map_err(halt("flushing the target"))?;
+        }
+        Ok(())
+    }
+
+    /// Reads everything back, and only then writes the real superblock.
+    fn prove_and_open(&self, disk: &dyn Disk, work: &Work<'_>, side: Side) -> Result<(), Halt> {
+        let views = work
+            .media
+            .views()
+            .map_err(halt("reading back the target"))?;
+        self.prove(&views, work, side)?;
+        drop(views);
+        let last = the(self, Step::Superblock)?;
+        let content = self.content(last, side)?;
+        disk.write_at(last.extent.start, &content)
+            .map_err(halt("writing the superblock"))?;
+        // Barrier: the transaction is called done, and closed, only when this is durable.
+        disk.flush().map_err(halt("flushing the superblock"))?;
+        read_back(work, last.extent, &content, "reading back the superblock")
+    }
+
+    /// Compares every record but the superblock's in each view, and everything in use in the
+    /// first.
+    fn prove(&self, views: &[View], work: &Work<'_>, side: Side) -> Result<(), Halt> {
+        let reading = "reading back the target";
+        for view in views {
+            let mut wrong = ExtentMap::new();
+            for record in self
+                .records()
+                .iter()
+                .filter(|r| Step::BETWEEN.contains(&r.step))
+            {
+                if differs(view, record.extent, &self.content(record, side)?)
+                    .map_err(halt(reading))?
+                {
+                    wrong.insert(record.extent);
+                }
+            }
+            if !wrong.is_empty() {
+                return Err(mismatch(view, &wrong));
+            }
+        }
+        let manifest = match side {
+            Side::Before => work.proof.before,
+            Side::After => work.proof.after,
+        };
+        if let Some(manifest) = manifest {
+            let view = whole(views)?;
+            let patched = Patched::new(&*view.reader, self, side, |r| r.step == Step::Superblock);
+            phase(work.report, "reading back", &manifest.extents);
+            let wrong = manifest
+                .compare(&patched, work.report)
+                .map_err(halt(reading))?;
+            if !wrong.is_empty() {
+                return Err(mismatch(view, &wrong.into_iter().collect()));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn whole(views: &[View]) -> Result<&View, Halt> {
+    views.first().ok_or_else(|| Halt {
+        what: "the target cannot be read".into(),
+        differing: Vec::new(),
+    })
+}
+
+/// Whether every view shows `content` at `extent`, past every cache.
+fn read_back(
+    work: &Work<'_>,
+    extent: Extent,
+    content: &[u8],
+    doing: &'static str,
+) -> Result<(), Halt> {
+    for view in work.media.views().map_err(halt(doing))? {
+        if differs(&view, extent, content).map_err(halt(doing))? {
+            return Err(mismatch(&view, &[extent].into_iter().collect()));
+        }
+    }
+    Ok(())
+}
+
+/// Whether the part of `extent` that `view` shows holds something else than `content`.
+fn differs(view: &View, extent: Extent, content: &[u8]) -> io::Result<bool> {
+    let Some(part) = view.extent.intersection(extent) else {
+        return Ok(false);
+    };
+    let shown = Extent::new(part.start - view.extent.start, part.len);
+    let from = (part.start - extent.start) as usize;
+    Ok(read_padded(&view.reader, shown)? != content[from..from + part.len as usize])
+}
+
+fn mismatch(view: &View, wrong: &ExtentMap) -> Halt {
+    let first = wrong
+        .iter()
+        .next()
+        .map(|e| e.to_string())
+        .unwrap_or_default();
+    Halt {
+        what: format!(
+            "{} holds something else than was written: {} bytes differ, the first at {first}",
+            view.name,
+            wrong.total_bytes()
+        ),
+        differing: wrong.iter().collect(),
+    }
+}

@@ -1,0 +1,205 @@
+//! What a target holds of a transaction: old, new, or something that neither explains.
+
+use std::io;
+
+use super::seal::read_padded;
+use super::{Journal, JournalError, Record, Side, Step};
+use crate::disk::DiskRead;
+use crate::extent::{Extent, ExtentMap};
+use crate::fs::{Driver, GateState, TransactionId};
+use crate::units::UNIT_BYTES;
+
+/// The smallest piece of a medium that is whole after a power cut.
+const SECTOR: usize = 512;
+
+/// What the superblock's unit holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Superblock {
+    /// The gate of this transaction stands.
+    Gated,
+    /// The gate of another transaction stands.
+    OtherGate(TransactionId),
+    /// Exactly the old one.
+    Old,
+    /// Exactly the new one.
+    New,
+    /// Pieces of old, gate and new, or no superblock at all: torn by a power cut.
+    Torn,
+    /// A valid superblock that is neither old nor new: somebody has been here.
+    Foreign,
+}
+
+/// A target held against a journal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The superblock's unit.
+    pub superblock: Superblock,
+    /// Bytes of all other records that are old.
+    pub old_bytes: u64,
+    /// Bytes of all other records that are new.
+    pub new_bytes: u64,
+    /// Those that are neither.
+    pub foreign: ExtentMap,
+}
+
+impl Standing {
+    /// Reads all records from `target`.
+    ///
+    /// # Errors
+    /// Where the target or the journal cannot be read.
+    pub fn read(
+        journal: &Journal,
+        target: &dyn DiskRead,
+        driver: &dyn Driver,
+    ) -> Result<Standing, JournalError> {
+        let io = JournalError::io("reading the target against");
+        let mut standing = Standing {
+            superblock: superblock(journal, target, driver)?,
+            old_bytes: 0,
+            new_bytes: 0,
+            foreign: ExtentMap::new(),
+        };
+        for record in journal.records() {
+            if matches!(record.step, Step::Gate | Step::Superblock) {
+                continue;
+            }
+            let now = read_padded(target, record.extent).map_err(&io)?;
+            let before = journal.content(record, Side::Before)?;
+            let after = journal.content(record, Side::After)?;
+            for piece in record.extent.split(UNIT_BYTES) {
+                let range = (piece.start - record.extent.start) as usize
+                    ..(piece.end() - record.extent.start) as usize;
+                let (now, old, new) = (&now[range.clone()], &before[range.clone()], &after[range]);
+                match (now == old, now == new) {
+                    // A unit that the transaction does not change speaks for neither side.
+                    (true, true) => {}
+                    (true, false) => standing.old_bytes += piece.len,
+                    (false, true) => standing.new_bytes += piece.len,
+                    (false, false) => standing.foreign.insert(piece),
+                }
+            }
+        }
+        Ok(standing)
+    }
+
+    /// Reads only the superblock's unit.
+    pub(super) fn superblock_of(
+        journal: &Journal,
+        target: &dyn DiskRead,
+        driver: &dyn Driver,
+    ) -> Result<Superblock, JournalError> {
+        superblock(journal, target, driver)
+    }
+
+    /// Every record but the superblock's is old.
+    pub fn rest_is_old(&self) -> bool {
+        self.new_bytes == 0 && self.foreign.is_empty()
+    }
+
+    /// Every record but the superblock's is new.
+    pub fn rest_is_new(&self) -> bool {
+        self.old_bytes == 0 && self.foreign.is_empty()
+    }
+}
+
+/// The one record of this step; [`Journal::open`] has made sure that there is one.
+pub(super) fn the(journal: &Journal, step: Step) -> Result<&Record, JournalError> {
+    let found = journal.records().iter().find(|r| r.step == step);
+    found.ok_or_else(|| JournalError::Damaged("a record is missing".into()))
+}
+
+fn superblock(
+    journal: &Journal,
+    target: &dyn DiskRead,
+    driver: &dyn Driver,
+) -> Result<Superblock, JournalError> {
+    let (gate, last) = (the(journal, Step::Gate)?, the(journal, Step::Superblock)?);
+    let now =
+        read_padded(target, gate.extent).map_err(JournalError::io("reading the target against"))?;
+    let old = journal.content(last, Side::Before)?;
+    let new = journal.content(last, Side::After)?;
+    let gated = journal.content(gate, Side::After)?;
+    let place = inside(gate.extent, journal.superblock());
+    match driver.gate(&now[place.clone()]) {
+        GateState::Closed(id) if id == journal.id() => return Ok(Superblock::Gated),
+        GateState::Closed(id) => return Ok(Superblock::OtherGate(id)),
+        _ if now == old => return Ok(Superblock::Old),
+        _ if now == new => return Ok(Superblock::New),
+        GateState::Invalid => return Ok(Superblock::Torn),
+        GateState::Open => {}
+    }
+    // Without a checksum a torn superblock can look valid. Whoever changes a superblock writes its
+    // first sector (the time of the write is there), so a known first sector says that the rest
+    // was torn by us.
+    let first = place.start..place.start + SECTOR;
+    let known = [&old, &new, &gated]
+        .into_iter()
+        .any(|bytes| now[first.clone()] == bytes[first.clone()]);
+    Ok(if known {
+        Superblock::Torn
+    } else {
+        Superblock::Foreign
+    })
+}
+
+fn inside(outer: Extent, inner: Extent) -> std::ops::Range<usize> {
+    let start = (inner.start - outer.start) as usize;
+    start..start + inner.len as usize
+}
+
+/// A disk on which the records of a journal read as one of their sides, whatever is there.
+pub(super) struct Patched<'a> {
+    disk: &'a dyn DiskRead,
+    journal: &'a Journal,
+    side: Side,
+    /// Records in order of place.
+    records: Vec<&'a Record>,
+}
+
+impl<'a> Patched<'a> {
+    /// `disk` with the records that `which` chooses showing `side`.
+    pub fn new(
+        disk: &'a dyn DiskRead,
+        journal: &'a Journal,
+        side: Side,
+        which: impl Fn(&Record) -> bool,
+    ) -> Patched<'a> {
+        let mut records: Vec<&Record> = journal
+            .records()
+            .iter()
+            .filter(|r| r.step != Step::Gate && which(r))
+            .collect();
+        records.sort_by_key(|r| r.extent.start);
+        Patched {
+            disk,
+            journal,
+            side,
+            records,
+        }
+    }
+}
+
+impl DiskRead for Patched<'_> {
+    fn geometry(&self) -> crate::disk::Geometry {
+        self.disk.geometry()
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.disk.read_at(offset, buf)?;
+        let wanted = Extent::new(offset, buf.len() as u64);
+        let first = self.records.partition_point(|r| r.extent.end() <= offset);
+        for record in self.records[first..]
+            .iter()
+            .take_while(|r| r.extent.start < wanted.end())
+        {
+            if let Some(part) = record.extent.intersection(wanted) {
+                let content = self
+                    .journal
+                    .content(record, self.side)
+                    .map_err(io::Error::other)?;
+                buf[inside(wanted, part)].copy_from_slice(&content[inside(record.extent, part)]);
+            }
+        }
+        Ok(())
+    }
+}
