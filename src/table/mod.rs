@@ -1,1 +1,354 @@
-//! (being written)
+//! Partition tables: bytes ↔ model, judged before they are believed, edited in place.
+//!
+//! [`read`] says what a disk has: a healthy [`Gpt`], a damaged one with everything that is wrong
+//! with it, a hybrid, an MBR (recognised only), or no table at all. [`Gpt::edit`] gives one
+//! partition another end, and gives the table the end of a disk that has grown.
+//!
+//! 1. A [`Gpt`] exists only where both copies are whole, agree, and contradict neither
+//!    themselves nor the disk. One good copy of two is damage.
+//! 2. An edit patches the sectors that were read. What was not asked for stays byte-identical:
+//!    order and gaps of the entries, GUIDs, names, attributes, the number and size of entries,
+//!    reserved bytes, boot code. The start of a partition never changes.
+//! 3. No byte pattern panics, loops for long or asks for much memory; an array of entries is
+//!    read only after its size was bounded and its header's checksum has fitted.
+//! 4. Nothing here writes. An edit is a list of sectors for the journal to write.
+//! 5. The backup is looked for where the primary says *and* in the last sector: either alone can
+//!    be stale.
+//!
+//! It does not resize MBR partitions, does not list logical ones, and does not mend: a damaged
+//! table comes with the command that does.
+//!
+//! # Codes of the problems
+//!
+//! | code | what was found |
+//! |---|---|
+//! | `gpt-primary-missing`, `gpt-backup-missing` | no header where one should be |
+//! | `gpt-header-size`, `gpt-header-crc`, `gpt-revision`, `gpt-header-place` | a header that cannot be believed |
+//! | `gpt-entry-size`, `gpt-entry-count`, `gpt-entries-place`, `gpt-entries-crc` | entries that cannot be believed |
+//! | `gpt-alternate`, `gpt-disk-guid`, `gpt-copies-differ`, `gpt-two-backups` | copies that contradict each other |
+//! | `gpt-usable-range`, `gpt-inverted`, `gpt-outside`, `gpt-overlap`, `gpt-duplicate-guid` | partitions that cannot be |
+//! | `gpt-disk-too-small` | the table was made for a larger disk |
+//! | `gpt-sector-size` | the table was made for another sector size |
+//! | `gpt-protective-mbr`, `gpt-and-mbr` | sector 0 does not fit a GPT |
+//! | `hybrid-mbr`, `mbr-table` | a table that is recognised and not edited |
+
+mod copy;
+mod edit;
+mod examine;
+mod gpt;
+mod guid;
+mod header;
+mod mbr;
+mod opinion;
+mod partition;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+
+pub use edit::{EditError, Role, SectorWrite, compare};
+pub use gpt::Gpt;
+pub use guid::{Guid, type_name};
+pub use mbr::MbrPartition;
+pub use opinion::{Opinion, second_opinion};
+pub use partition::Partition;
+
+use crate::disk::DiskRead;
+use crate::report::Refusal;
+use copy::{Copy, Shape, Side, Sighting, sight};
+use examine::{CUT_SHORT, MEND, NEW_PROTECTIVE, NONE_IS_WHOLE};
+use gpt::Raw;
+use mbr::{BootSector, Protective};
+
+/// The partition table of a disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// No table: empty, or a file system on the bare disk. The notes tell of leftovers.
+    None {
+        /// What a person should know.
+        notes: Vec<String>,
+    },
+    /// A healthy GPT.
+    Gpt(Box<Gpt>),
+    /// A GPT that must not be relied on.
+    DamagedGpt {
+        /// Everything that was found, never empty.
+        problems: Vec<Refusal>,
+        /// What the best copy says, for people to look at; nothing may be decided by it.
+        partitions: Vec<Partition>,
+    },
+    /// A GPT whose MBR shows some of its partitions as well. Editing one leaves the other stale.
+    HybridMbr {
+        /// The entries of the MBR.
+        partitions: Vec<MbrPartition>,
+    },
+    /// An MBR, recognised only. Logical partitions are not listed.
+    Mbr {
+        /// The primary entries.
+        partitions: Vec<MbrPartition>,
+        /// What a person should know.
+        notes: Vec<String>,
+    },
+}
+
+impl Found {
+    /// Why this table cannot be edited; empty for a healthy GPT, and where there is none.
+    pub fn refusals(&self) -> Vec<Refusal> {
+        match self {
+            Found::None { .. } | Found::Gpt(_) => Vec::new(),
+            Found::DamagedGpt { problems, .. } => problems.clone(),
+            Found::HybridMbr { partitions } => vec![Refusal::new(
+                "hybrid-mbr",
+                format!(
+                    "the disk has a hybrid MBR with {} entries beside its GPT; a change of the \
+                     GPT would leave them stale",
+                    partitions.len()
+                ),
+                "if nothing boots through the MBR any more, replace it by a protective one: \
+                 `gdisk DISK`, then x, n, w",
+            )],
+            Found::Mbr { partitions, .. } => vec![Refusal::new(
+                "mbr-table",
+                format!(
+                    "the disk has an MBR with {} primary entries; only GPT can be edited so far",
+                    partitions.len()
+                ),
+                "",
+            )],
+        }
+    }
+}
+
+/// Reads the partition table of a whole disk.
+///
+/// # Errors
+/// Only the disk's own, or `InvalidInput` for a sector size that no table can have: "could not
+/// look" is not "looked and found nothing".
+pub fn read(disk: &dyn DiskRead) -> io::Result<Found> {
+    let shape = Shape::of(disk)?;
+    if shape.sectors == 0 {
+        return Ok(Found::None { notes: Vec::new() });
+    }
+    let mbr = shape.read(disk, 0, 1)?;
+    let boot = BootSector::of(&mbr, shape.sectors);
+    let primary = sight(disk, shape, Side::Primary, 1)?;
+    let last = match shape.last_lba() {
+        0 | 1 => Sighting::Absent,
+        lba => sight(disk, shape, Side::Backup, lba)?,
+    };
+    let protective = match (boot, &primary) {
+        (BootSector::Hybrid(partitions), _) => return Ok(Found::HybridMbr { partitions }),
+        (BootSector::None, Sighting::Absent) => {
+            return Ok(Found::None {
+                notes: leftover(&last, shape),
+            });
+        }
+        (BootSector::Partitions(partitions), Sighting::Absent) => {
+            let notes = leftover(&last, shape);
+            return Ok(Found::Mbr { partitions, notes });
+        }
+        (BootSector::None, _) => Err(Refusal::new(
+            "gpt-protective-mbr",
+            "there is a GPT header at LBA 1, but no protective MBR in sector 0: the kernel takes \
+             the disk for one without partitions",
+            NEW_PROTECTIVE,
+        )),
+        (BootSector::Partitions(_), _) => Err(Refusal::new(
+            "gpt-and-mbr",
+            "sector 0 has an MBR with partitions, and LBA 1 a GPT header: one of them is a \
+             leftover",
+            "find out which is in use (`lsblk DISK` shows what the kernel believes) and remove the \
+             other: `sgdisk -z` the GPT, or `gdisk DISK`, then x, n, w, the MBR",
+        )),
+        (BootSector::Protective(protective), _) => Ok(protective),
+    };
+    Look { disk, shape, mbr }.judge(protective, primary, last)
+}
+
+/// A note about a backup GPT in the last sector of a disk that has no primary.
+fn leftover(last: &Sighting, shape: Shape) -> Vec<String> {
+    if matches!(last, Sighting::Absent) {
+        return Vec::new();
+    }
+    vec![format!(
+        "a backup GPT header stands in the last sector (LBA {}) of a disk that has no GPT: a \
+         leftover, from which some firmware and tools would restore the old table",
+        shape.last_lba()
+    )]
+}
+
+struct Look<'a> {
+    disk: &'a dyn DiskRead,
+    shape: Shape,
+    mbr: Vec<u8>,
+}
+
+impl Look<'_> {
+    /// Puts together what both copies and sector 0 say. `last` is what the last sector holds.
+    fn judge(
+        self,
+        protective: Result<Protective, Refusal>,
+        primary: Sighting,
+        last: Sighting,
+    ) -> io::Result<Found> {
+        let (protective, mut problems) = match protective {
+            Ok(protective) => (Some(protective), Vec::new()),
+            Err(problem) => (None, vec![problem]),
+        };
+        problems.extend(protective.and_then(examine::protective));
+        let backup = self.backup(&primary, last, &mut problems)?;
+        let (primary, backup) = match (primary, backup) {
+            (Sighting::Good(primary), Sighting::Good(backup)) => (primary, backup),
+            (primary, backup) => return self.damaged(primary, backup, problems),
+        };
+        problems.extend(examine::copies(&primary, &backup));
+        problems.extend(examine::usable_range(&primary, self.shape));
+        problems.extend(examine::usable_range(&backup, self.shape));
+        let (partitions, wrong) = examine::partitions(&primary);
+        problems.extend(wrong);
+        match protective {
+            Some(protective) if problems.is_empty() => Ok(Found::Gpt(Box::new(Gpt {
+                shape: self.shape,
+                notes: examine::notes(&primary, protective, self.shape),
+                raw: Raw {
+                    mbr: self.mbr,
+                    protective,
+                    primary,
+                    backup,
+                },
+                partitions,
+            }))),
+            _ => Ok(Found::DamagedGpt {
+                problems,
+                partitions,
+            }),
+        }
+    }
+
+    /// The backup, which is in the last sector, or on an enlarged disk where the primary says.
+    fn backup(
+        &self,
+        primary: &Sighting,
+        last: Sighting,
+        problems: &mut Vec<Refusal>,
+    ) -> io::Result<Sighting> {
+        let (Sighting::Good(Copy { header, .. }) | Sighting::Bad { header, .. }) = primary else {
+            return Ok(last);
+        };
+        let (named, end) = (header.alternate_lba, self.shape.last_lba());
+        let trusted = matches!(primary, Sighting::Good(_));
+        if trusted && named > end {
+            problems.push(Refusal::new(
+                "gpt-disk-too-small",
+                format!(
+                    "the table was made for a disk that ends at LBA {named}, this one ends at \
+                     LBA {end}"
+                ),
+                CUT_SHORT,
+            ));
+        }
+        if named >= end || named <= header.my_lba {
+            return Ok(last);
+        }
+        let there = sight(self.disk, self.shape, Side::Backup, named)?;
+        match (trusted, last) {
+            (_, Sighting::Absent) => Ok(there),
+            (false, last) => Ok(last),
+            (true, last) => {
+                problems.push(Refusal::new(
+                    "gpt-two-backups",
+                    format!(
+                        "the primary GPT has its backup at LBA {named}, and another backup header \
+                         stands in the last sector, LBA {end}: one of them is a leftover"
+                    ),
+                    "look at both with gdisk; if the primary is right, `sgdisk -e DISK` writes its \
+                     backup over the leftover",
+                ));
+                Ok(if matches!(there, Sighting::Good(_)) {
+                    there
+                } else {
+                    last
+                })
+            }
+        }
+    }
+
+    /// The report on a table of which at least one copy is not whole.
+    fn damaged(
+        &self,
+        primary: Sighting,
+        backup: Sighting,
+        mut problems: Vec<Refusal>,
+    ) -> io::Result<Found> {
+        let one_is_good =
+            matches!(primary, Sighting::Good(_)) || matches!(backup, Sighting::Good(_));
+        let hint = match one_is_good {
+            _ if problems.iter().any(|p| p.code == "gpt-disk-too-small") => CUT_SHORT,
+            true => MEND,
+            false => NONE_IS_WHOLE,
+        };
+        let mut partitions = Vec::new();
+        let mut any_header = false;
+        for (side, sighting) in [(Side::Primary, primary), (Side::Backup, backup)] {
+            match sighting {
+                Sighting::Good(copy) => {
+                    any_header = true;
+                    let (found, wrong) = examine::partitions(&copy);
+                    problems.extend(examine::usable_range(&copy, self.shape));
+                    problems.extend(wrong);
+                    partitions = found;
+                }
+                Sighting::Bad { problem, .. } => {
+                    any_header = true;
+                    let own = Some(problem.hint).filter(|hint| !hint.is_empty());
+                    problems.push(Refusal {
+                        hint: own.unwrap_or_else(|| hint.into()),
+                        ..problem
+                    });
+                }
+                Sighting::Absent => {
+                    let place = match side {
+                        Side::Primary => "at LBA 1",
+                        Side::Backup => "where the disk ends, nor where the primary has it",
+                    };
+                    let message = format!("there is no {side} GPT header {place}");
+                    problems.push(Refusal::new(&format!("gpt-{side}-missing"), message, hint));
+                }
+            }
+        }
+        if !any_header && let Some(problem) = self.other_sector_size()? {
+            problems = vec![problem];
+        }
+        Ok(Found::DamagedGpt {
+            problems,
+            partitions,
+        })
+    }
+
+    /// A GPT that shows itself when the disk is read with the other common sector size: an image
+    /// of a 4096-byte disk that is attached as a 512-byte one, or the reverse.
+    fn other_sector_size(&self) -> io::Result<Option<Refusal>> {
+        let other = if self.shape.sector_bytes == 512 {
+            4096
+        } else {
+            512
+        };
+        let shape = Shape {
+            sector_bytes: other,
+            sectors: self.disk.len_bytes() / other,
+        };
+        if matches!(sight(self.disk, shape, Side::Primary, 1)?, Sighting::Absent) {
+            return Ok(None);
+        }
+        Ok(Some(Refusal::new(
+            "gpt-sector-size",
+            format!(
+                "the table was made for sectors of {other} bytes, the disk is read with {}",
+                self.shape.sector_bytes
+            ),
+            format!("attach the image with `losetup --sector-size {other}` and use that device"),
+        )))
+    }
+}

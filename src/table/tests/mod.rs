@@ -1,0 +1,5 @@
+//! Tests of the whole codec over disks in memory.
+
+mod damage;
+mod edit;
+mod reading;
