@@ -11,8 +11,17 @@
 //!    [`Latch`] makes every later call fail, so that a second flush that "succeeds" is not
 //!    believed.
 
+mod block;
+mod direct;
+mod file;
+mod host_dir;
 mod latch;
+mod lock;
 mod memory;
+mod mounts;
+mod suitable;
+pub mod survey;
+mod sys;
 mod window;
 
 use std::io;
@@ -20,8 +29,14 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use block::{drop_caches, resize_partition};
+pub use direct::DirectDisk;
+pub use file::FileDisk;
+pub use host_dir::HostDir;
 pub use latch::Latch;
+pub use lock::Hold;
 pub use memory::{MemoryDir, MemoryDisk};
+pub use suitable::{StateDir, device_of, suitability};
 pub use window::Window;
 
 /// The shape of a disk.
