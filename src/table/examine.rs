@@ -17,6 +17,22 @@ pub(super) const NONE_IS_WHOLE: &str = "no copy is whole: save both ends of the 
 pub(super) const MEND: &str = "look with `gdisk -l DISK`; then `sgdisk -e DISK` writes both copies \
      from the good one";
 
+/// sgdisk takes the one in the last sector where the primary is bad, which may be the leftover.
+pub(super) const TWO_BACKUPS: &str = "look at both before anything is written: `gdisk -l` shows \
+     the disk as it is, and on `losetup --sizelimit` with the earlier length as it was; mend the \
+     right one, nothing should be resized before";
+
+/// The same for an enlarged disk whose primary is bad. sgdisk looks for the backup in the last
+/// sector only: run on the whole disk it would find none, make a new empty table and report
+/// success. So it gets to see the disk at the length that it had.
+pub(super) fn mend_before_growth(old_len_bytes: u64) -> String {
+    format!(
+        "do not run sgdisk on the whole disk, it would write an empty table; show it the disk as \
+         it was: `losetup -f --show --sizelimit {old_len_bytes} DISK`, then `sgdisk -e` and \
+         `losetup -d` on the loop device that it names"
+    )
+}
+
 /// No command mends this without a person's judgement.
 pub(super) const JUDGE: &str = "look with `sgdisk -v DISK` and mend it in `gdisk DISK`; nothing \
      should be resized before";

@@ -58,7 +58,7 @@ pub use partition::Partition;
 use crate::disk::DiskRead;
 use crate::report::Refusal;
 use copy::{Copy, Shape, Side, Sighting, sight};
-use examine::{CUT_SHORT, MEND, NEW_PROTECTIVE, NONE_IS_WHOLE};
+use examine::{CUT_SHORT, MEND, NEW_PROTECTIVE, NONE_IS_WHOLE, TWO_BACKUPS};
 use gpt::Raw;
 use mbr::{BootSector, Protective};
 
@@ -198,7 +198,7 @@ impl Look<'_> {
             Err(problem) => (None, vec![problem]),
         };
         problems.extend(protective.and_then(examine::protective));
-        let backup = self.backup(&primary, last, &mut problems)?;
+        let backup = self.backup(&primary, protective, last, &mut problems)?;
         let (primary, backup) = match (primary, backup) {
             (Sighting::Good(primary), Sighting::Good(backup)) => (primary, backup),
             (primary, backup) => return self.damaged(primary, backup, problems),
@@ -227,52 +227,71 @@ impl Look<'_> {
         }
     }
 
-    /// The backup, which is in the last sector, or on an enlarged disk where the primary says.
+    /// The backup: in the last sector, or on an enlarged disk where it was before. `last` is what
+    /// the last sector holds.
     fn backup(
         &self,
         primary: &Sighting,
+        protective: Option<Protective>,
         last: Sighting,
         problems: &mut Vec<Refusal>,
     ) -> io::Result<Sighting> {
-        let (Sighting::Good(Copy { header, .. }) | Sighting::Bad { header, .. }) = primary else {
-            return Ok(last);
+        let end = self.shape.last_lba();
+        if let Sighting::Good(Copy { header, .. }) = primary
+            && header.alternate_lba > end
+        {
+            let message = format!(
+                "the table was made for a disk that ends at LBA {}, this one ends at LBA {end}",
+                header.alternate_lba
+            );
+            problems.push(Refusal::new("gpt-disk-too-small", message, CUT_SHORT));
+        }
+        let there = self.earlier_backup(primary, protective)?;
+        let (there, last) = match (there, last) {
+            (Sighting::Absent, last) => return Ok(last),
+            (there, Sighting::Absent) => return Ok(there),
+            both => both,
         };
-        let (named, end) = (header.alternate_lba, self.shape.last_lba());
-        let trusted = matches!(primary, Sighting::Good(_));
-        if trusted && named > end {
-            problems.push(Refusal::new(
-                "gpt-disk-too-small",
-                format!(
-                    "the table was made for a disk that ends at LBA {named}, this one ends at \
-                     LBA {end}"
-                ),
-                CUT_SHORT,
-            ));
-        }
-        if named >= end || named <= header.my_lba {
-            return Ok(last);
-        }
-        let there = sight(self.disk, self.shape, Side::Backup, named)?;
-        match (trusted, last) {
-            (_, Sighting::Absent) => Ok(there),
-            (false, last) => Ok(last),
-            (true, last) => {
-                problems.push(Refusal::new(
-                    "gpt-two-backups",
-                    format!(
-                        "the primary GPT has its backup at LBA {named}, and another backup header \
-                         stands in the last sector, LBA {end}: one of them is a leftover"
-                    ),
-                    "look at both with gdisk; if the primary is right, `sgdisk -e DISK` writes its \
-                     backup over the leftover",
-                ));
-                Ok(if matches!(there, Sighting::Good(_)) {
-                    there
-                } else {
-                    last
-                })
+        problems.push(Refusal::new(
+            "gpt-two-backups",
+            format!(
+                "a backup GPT header stands where the disk once ended, and another in the last \
+                 sector, LBA {end}: one of them is a leftover"
+            ),
+            TWO_BACKUPS,
+        ));
+        Ok(match there {
+            Sighting::Good(_) => there,
+            _ => last,
+        })
+    }
+
+    /// What stands where the disk ended when the table was written. A good primary says where
+    /// that was; of a bad one it is a guess, as is the protective MBR's size, and a guess counts
+    /// only where it hits.
+    fn earlier_backup(
+        &self,
+        primary: &Sighting,
+        protective: Option<Protective>,
+    ) -> io::Result<Sighting> {
+        let named = match primary {
+            Sighting::Good(Copy { header, .. }) | Sighting::Bad { header, .. } => {
+                Some(header.alternate_lba)
+            }
+            Sighting::Absent => None,
+        };
+        let guess = protective.map(|p| u64::from(p.sectors));
+        for lba in named.into_iter().chain(guess) {
+            if lba <= 1 || lba >= self.shape.last_lba() {
+                continue;
+            }
+            let there = sight(self.disk, self.shape, Side::Backup, lba)?;
+            match (primary, &there) {
+                (Sighting::Good(_), _) | (_, Sighting::Good(_)) => return Ok(there),
+                _ => {}
             }
         }
+        Ok(Sighting::Absent)
     }
 
     /// The report on a table of which at least one copy is not whole.
@@ -282,12 +301,17 @@ impl Look<'_> {
         backup: Sighting,
         mut problems: Vec<Refusal>,
     ) -> io::Result<Found> {
-        let one_is_good =
-            matches!(primary, Sighting::Good(_)) || matches!(backup, Sighting::Good(_));
-        let hint = match one_is_good {
-            _ if problems.iter().any(|p| p.code == "gpt-disk-too-small") => CUT_SHORT,
-            true => MEND,
-            false => NONE_IS_WHOLE,
+        let last_lba = self.shape.last_lba();
+        let has = |code| problems.iter().any(|p: &Refusal| p.code == code);
+        let hint = match (&primary, &backup) {
+            _ if has("gpt-disk-too-small") => CUT_SHORT.into(),
+            _ if has("gpt-two-backups") => TWO_BACKUPS.into(),
+            (Sighting::Good(_), _) => MEND.into(),
+            (_, Sighting::Good(copy)) if copy.header.my_lba == last_lba => MEND.into(),
+            (_, Sighting::Good(copy)) => {
+                examine::mend_before_growth((copy.header.my_lba + 1) * self.shape.sector_bytes)
+            }
+            _ => NONE_IS_WHOLE.to_string(),
         };
         let mut partitions = Vec::new();
         let mut any_header = false;
@@ -304,7 +328,7 @@ impl Look<'_> {
                     any_header = true;
                     let own = Some(problem.hint).filter(|hint| !hint.is_empty());
                     problems.push(Refusal {
-                        hint: own.unwrap_or_else(|| hint.into()),
+                        hint: own.unwrap_or_else(|| hint.clone()),
                         ..problem
                     });
                 }
@@ -314,7 +338,11 @@ impl Look<'_> {
                         Side::Backup => "where the disk ends, nor where the primary has it",
                     };
                     let message = format!("there is no {side} GPT header {place}");
-                    problems.push(Refusal::new(&format!("gpt-{side}-missing"), message, hint));
+                    problems.push(Refusal::new(
+                        &format!("gpt-{side}-missing"),
+                        message,
+                        hint.clone(),
+                    ));
                 }
             }
         }

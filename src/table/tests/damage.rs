@@ -57,7 +57,7 @@ fn fields_that_cannot_be_are_refused_though_their_checksums_fit() {
         (1, 24, 2, 8, "gpt-header-place"),
         (last, 24, 1, 8, "gpt-header-place"),
         (1, 32, last + 1, 8, "gpt-disk-too-small"),
-        (1, 32, last - 1, 8, "gpt-two-backups"),
+        (1, 32, last - 1, 8, "gpt-alternate"),
         (last, 32, 2, 8, "gpt-alternate"),
         (1, 40, 33, 8, "gpt-usable-range"),
         (1, 48, last - 32, 8, "gpt-copies-differ"),
@@ -179,7 +179,15 @@ fn a_disk_cut_short_and_a_leftover_backup_are_refused() {
     };
     let at = larger.at(8191 - 32);
     bytes[at..].copy_from_slice(&leftover.bytes()[at..]);
-    assert_eq!(codes(&larger.disk_of(bytes)), ["gpt-two-backups"]);
+    assert_eq!(codes(&larger.disk_of(bytes.clone())), ["gpt-two-backups"]);
+    bytes[larger.at(1) + 60] ^= 1;
+    let Found::DamagedGpt { problems, .. } = read(&larger.disk_of(bytes)).unwrap() else {
+        panic!("passed");
+    };
+    assert!(
+        problems.iter().all(|p| !p.hint.contains("sgdisk -e")),
+        "sgdisk would restore the leftover: {problems:#?}"
+    );
 
     let mut bytes = larger.bytes();
     bytes[larger.at(4095) + 60] ^= 1;
@@ -194,6 +202,12 @@ fn a_disk_cut_short_and_a_leftover_backup_are_refused() {
         3,
         "the backup is found where even a bad primary says"
     );
+    let mut bytes = larger.bytes();
+    bytes[larger.at(1)..larger.at(2)].fill(0);
+    let Found::DamagedGpt { partitions, .. } = read(&larger.disk_of(bytes)).unwrap() else {
+        panic!("passed");
+    };
+    assert_eq!(partitions.len(), 3, "or where the protective MBR says");
 }
 
 #[test]
