@@ -9,8 +9,10 @@
 pub mod ext;
 pub mod tool;
 
+use std::fmt;
 use std::io;
 use std::path::Path;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -18,6 +20,7 @@ use thiserror::Error;
 use crate::disk::DiskRead;
 use crate::extent::{Extent, ExtentMap};
 use crate::report::{Refusal, Report};
+use crate::units::escape;
 
 /// What a driver read from a superblock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +52,44 @@ pub struct Observed {
 /// A transaction's 128-bit name; also what a gate carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct TransactionId(pub [u8; 16]);
+
+impl fmt::Display for TransactionId {
+    /// 32 lower-case hexadecimal digits.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// Not the name of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("`{0}` is not a transaction: 32 digits out of 0-9 and a-f are")]
+pub struct TransactionIdError(pub String);
+
+impl FromStr for TransactionId {
+    type Err = TransactionIdError;
+
+    /// Reads what [`fmt::Display`] writes, and nothing else.
+    fn from_str(text: &str) -> Result<TransactionId, TransactionIdError> {
+        let wrong = || TransactionIdError(escape(text));
+        let (digits, rest) = text.as_bytes().as_chunks::<2>();
+        let mut id = [0; 16];
+        if digits.len() != id.len() || !rest.is_empty() {
+            return Err(wrong());
+        }
+        for (byte, &[high, low]) in id.iter_mut().zip(digits) {
+            *byte = hex(high).ok_or_else(wrong)? << 4 | hex(low).ok_or_else(wrong)?;
+        }
+        Ok(TransactionId(id))
+    }
+}
+
+fn hex(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
+    }
+}
 
 /// The sizes that a file system can take.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -208,4 +249,25 @@ pub trait Driver: Send + Sync {
         extents: &ExtentMap,
         limit: usize,
     ) -> Result<Vec<String>, FsError>;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_transaction_is_named_in_one_way_only() {
+        let id = TransactionId(std::array::from_fn(|n| n as u8 * 17));
+        assert_eq!(id.to_string(), "00112233445566778899aabbccddeeff");
+        assert_eq!(id.to_string().parse(), Ok(id));
+        for wrong in [
+            "",
+            "00112233445566778899aabbccddeef",
+            "00112233445566778899aabbccddeeff0",
+            "00112233445566778899AABBCCDDEEFF",
+            "+0112233445566778899aabbccddeeff",
+        ] {
+            assert!(wrong.parse::<TransactionId>().is_err(), "{wrong}");
+        }
+    }
 }
