@@ -19,14 +19,21 @@
 pub mod bitmap;
 pub mod bounds;
 pub mod bytes;
+pub mod compare;
 pub mod crc;
+pub mod dir;
 pub mod feature;
 pub mod gate;
 pub mod groups;
+pub mod inode;
 pub mod layout;
+pub mod map;
+pub mod owners;
 pub mod refuse;
 pub mod superblock;
 pub mod used;
+pub mod walk;
+pub mod xattr;
 
 use std::path::Path;
 
@@ -92,23 +99,23 @@ impl Driver for Ext {
 
     fn compare(
         &self,
-        _: &dyn DiskRead,
-        _: &dyn DiskRead,
-        _: &ExtentMap,
-        _: usize,
-        _: &dyn Report,
+        before: &dyn DiskRead,
+        after: &dyn DiskRead,
+        changed: &ExtentMap,
+        limit: usize,
+        report: &dyn Report,
     ) -> Result<Vec<Difference>, FsError> {
-        Err(FsError::Unsupported(unwired("compare"))) // wired at merge
+        compare::compare(before, after, changed, limit, report)
     }
 
-    fn owners(&self, _: &dyn DiskRead, _: &ExtentMap, _: usize) -> Result<Vec<String>, FsError> {
-        Err(FsError::Unsupported(unwired("owners"))) // wired at merge
+    fn owners(
+        &self,
+        part: &dyn DiskRead,
+        extents: &ExtentMap,
+        limit: usize,
+    ) -> Result<Vec<String>, FsError> {
+        owners::owners(part, extents, limit)
     }
-}
-
-// Goes away at the merge.
-fn unwired(name: &str) -> Refusal {
-    Refusal::new("ext-unwired", format!("{name} is not wired up"), "")
 }
 
 /// The superblock of what is known to be an ext file system.
