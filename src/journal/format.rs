@@ -54,10 +54,7 @@
 //!
 //! The slots are written as zeroes when the journal is sealed, so that closing it needs no space.
 
-use std::sync::Arc;
-
-use super::{JournalError, Side};
-use crate::disk::{Disk, read_vec};
+use super::JournalError;
 use crate::extent::Extent;
 use crate::fs::TransactionId;
 
@@ -66,11 +63,11 @@ pub(super) const SLOTS: u64 = 8;
 /// The longest record: bounds the memory that a reader needs.
 pub(super) const MAX_RECORD_BYTES: u64 = 1 << 20;
 const MAX_RECORDS: u64 = 1 << 27;
-const ENTRY: usize = 36;
+pub(super) const ENTRY: usize = 36;
 const MAGIC: &[u8; 7] = b"HFJOURN";
 const VERSION: u8 = b'1';
-const COMMIT_MAGIC: &[u8; 8] = b"HFCOMMIT";
-const SLOT_MAGIC: &[u8; 8] = b"HFSTATE1";
+pub(super) const COMMIT_MAGIC: &[u8; 8] = b"HFCOMMIT";
+pub(super) const SLOT_MAGIC: &[u8; 8] = b"HFSTATE1";
 
 /// The order in which records are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -156,25 +153,25 @@ pub(super) fn padded(bytes: u64) -> u64 {
     bytes.div_ceil(BLOCK) * BLOCK
 }
 
-fn damaged(what: impl Into<String>) -> JournalError {
+pub(super) fn damaged(what: impl Into<String>) -> JournalError {
     JournalError::Damaged(what.into())
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> u32 {
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     bytes
         .get(at..at + 4)
         .and_then(|b| b.try_into().ok())
         .map_or(0, u32::from_le_bytes)
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> u64 {
+pub(super) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     bytes
         .get(at..at + 8)
         .and_then(|b| b.try_into().ok())
         .map_or(0, u64::from_le_bytes)
 }
 
-fn id_at(bytes: &[u8], at: usize) -> TransactionId {
+pub(super) fn id_at(bytes: &[u8], at: usize) -> TransactionId {
     TransactionId(
         bytes
             .get(at..at + 16)
@@ -194,7 +191,7 @@ fn put_text(block: &mut [u8], at: usize, len: usize, text: &str) {
     block[at..at + bytes.len()].copy_from_slice(bytes);
 }
 
-fn seal_block(mut block: Vec<u8>) -> Vec<u8> {
+pub(super) fn seal_block(mut block: Vec<u8>) -> Vec<u8> {
     block.resize(BLOCK as usize, 0);
     let end = BLOCK as usize - 4;
     let crc = crc32fast::hash(&block[..end]);
@@ -202,7 +199,7 @@ fn seal_block(mut block: Vec<u8>) -> Vec<u8> {
     block
 }
 
-fn block_fits(block: &[u8]) -> bool {
+pub(super) fn block_fits(block: &[u8]) -> bool {
     let end = BLOCK as usize - 4;
     block.len() == BLOCK as usize && crc32fast::hash(&block[..end]) == u32_at(block, end)
 }
@@ -255,7 +252,7 @@ impl Header {
         seal_block(block)
     }
 
-    fn decode(block: &[u8]) -> Result<Header, JournalError> {
+    pub(super) fn decode(block: &[u8]) -> Result<Header, JournalError> {
         if block.get(..7) != Some(MAGIC) {
             return Err(JournalError::NotAJournal);
         }
@@ -291,7 +288,7 @@ impl Header {
     }
 
     /// Positions must be those that [`Header::lay_out`] would have chosen.
-    fn check_layout(&self, file_bytes: u64) -> Result<(), JournalError> {
+    pub fn check_layout(&self, file_bytes: u64) -> Result<(), JournalError> {
         let index_bytes = padded(self.records * ENTRY as u64);
         let fits = self.identity_bytes < file_bytes
             && self.payloads_at == BLOCK + padded(self.identity_bytes)
@@ -308,7 +305,7 @@ impl Header {
 }
 
 impl Record {
-    fn redo_at(&self) -> u64 {
+    pub(super) fn redo_at(&self) -> u64 {
         self.position + padded(self.extent.len)
     }
 
@@ -325,7 +322,7 @@ impl Record {
         entry
     }
 
-    fn decode(entry: &[u8], header: &Header) -> Result<Record, JournalError> {
+    pub(super) fn decode(entry: &[u8], header: &Header) -> Result<Record, JournalError> {
         if crc32fast::hash(&entry[..ENTRY - 4]) != u32_at(entry, ENTRY - 4) {
             return Err(damaged("the checksum of an index entry does not fit"));
         }
@@ -363,244 +360,3 @@ pub(super) fn commit_block(id: TransactionId, hash: &[u8; 32]) -> Vec<u8> {
     seal_block(block)
 }
 
-/// A sealed journal, checked from the first byte to the last.
-pub struct Journal {
-    pub(super) file: Arc<dyn Disk>,
-    pub(super) header: Header,
-    pub(super) identity: String,
-    pub(super) records: Vec<Record>,
-}
-
-impl Journal {
-    /// Reads and checks the whole file.
-    ///
-    /// # Errors
-    /// [`JournalError`]. `NotSealed` says that the transaction never reached its commit point.
-    pub fn open(file: Arc<dyn Disk>) -> Result<Journal, JournalError> {
-        let io = JournalError::io("reading");
-        let file_bytes = file.len_bytes();
-        if file_bytes < BLOCK {
-            return Err(JournalError::NotSealed);
-        }
-        let block = read_vec(&file, 0, BLOCK as usize).map_err(&io)?;
-        if block.iter().all(|&b| b == 0) {
-            return Err(JournalError::NotSealed);
-        }
-        let header = Header::decode(&block)?;
-        if header.check_layout(file_bytes).is_err() {
-            // Its length may not have survived: then its commit record has not either.
-            return Err(JournalError::NotSealed);
-        }
-        let commit = read_vec(&file, header.commit_at, BLOCK as usize).map_err(&io)?;
-        if commit.get(..8) != Some(COMMIT_MAGIC)
-            || !block_fits(&commit)
-            || id_at(&commit, 8) != header.id
-        {
-            return Err(JournalError::NotSealed);
-        }
-        if hash_file(&*file, header.commit_at)?.as_bytes()[..] != commit[24..56] {
-            return Err(damaged("its content does not fit its commit record"));
-        }
-        let identity = read_vec(&file, BLOCK, header.identity_bytes as usize).map_err(&io)?;
-        let identity =
-            String::from_utf8(identity).map_err(|_| damaged("its identity is not text"))?;
-        let index =
-            read_vec(&file, header.index_at, header.records as usize * ENTRY).map_err(&io)?;
-        let records: Result<Vec<Record>, JournalError> = index
-            .chunks_exact(ENTRY)
-            .map(|entry| Record::decode(entry, &header))
-            .collect();
-        let journal = Journal {
-            file,
-            header,
-            identity,
-            records: records?,
-        };
-        journal.check_records()?;
-        Ok(journal)
-    }
-
-    /// Exactly one gate and one superblock over the same unit; nothing else overlaps anything.
-    fn check_records(&self) -> Result<(), JournalError> {
-        let one = |step| {
-            let mut found = self.records.iter().filter(|r| r.step == step);
-            match (found.next(), found.next()) {
-                (Some(record), None) => Ok(*record),
-                _ => Err(damaged(
-                    "it has no single record of its gate and superblock",
-                )),
-            }
-        };
-        let (gate, superblock) = (one(Step::Gate)?, one(Step::Superblock)?);
-        if gate.extent != superblock.extent || !gate.extent.contains(self.header.superblock) {
-            return Err(damaged("its gate is not where the superblock is"));
-        }
-        let mut extents: Vec<Extent> = self
-            .records
-            .iter()
-            .filter(|r| r.step != Step::Gate)
-            .map(|r| r.extent)
-            .collect();
-        extents.sort();
-        if extents.windows(2).any(|w| w[0].end() > w[1].start) {
-            return Err(damaged("two of its records overlap"));
-        }
-        Ok(())
-    }
-
-    /// The transaction.
-    pub fn id(&self) -> TransactionId {
-        self.header.id
-    }
-
-    /// What the target called itself, as the caller wrote it when the journal was sealed.
-    pub fn identity(&self) -> &str {
-        &self.identity
-    }
-
-    /// The driver of the file system.
-    pub fn driver(&self) -> &str {
-        &self.header.driver
-    }
-
-    /// The program that sealed it.
-    pub fn producer(&self) -> &str {
-        &self.header.producer
-    }
-
-    /// Length of the target before and after.
-    pub fn lengths(&self) -> (u64, u64) {
-        (self.header.old_bytes, self.header.new_bytes)
-    }
-
-    /// Where the superblock lies on the target.
-    pub fn superblock(&self) -> Extent {
-        self.header.superblock
-    }
-
-    /// All records, the gate first and the superblock last.
-    pub fn records(&self) -> &[Record] {
-        &self.records
-    }
-
-    /// Bytes that the transaction changes on the target.
-    pub fn delta_bytes(&self) -> u64 {
-        self.records
-            .iter()
-            .filter(|r| r.step != Step::Gate)
-            .map(|r| r.extent.len)
-            .sum()
-    }
-
-    /// The content of a record, checked against its CRC.
-    ///
-    /// # Errors
-    /// `Damaged` where the file no longer holds what was sealed.
-    pub fn content(&self, record: &Record, side: Side) -> Result<Vec<u8>, JournalError> {
-        let (at, crc) = match side {
-            Side::Before => (record.position, record.undo_crc),
-            Side::After => (record.redo_at(), record.redo_crc),
-        };
-        let bytes = read_vec(&self.file, at, record.extent.len as usize)
-            .map_err(JournalError::io("reading"))?;
-        if crc32fast::hash(&bytes) != crc {
-            return Err(damaged(format!(
-                "the record of {} does not fit its checksum",
-                record.extent
-            )));
-        }
-        Ok(bytes)
-    }
-
-    /// Whether it is hot, or how it ended.
-    ///
-    /// # Errors
-    /// Where the file cannot be read.
-    pub fn state(&self) -> Result<JournalState, JournalError> {
-        let mut state = JournalState::Hot;
-        for slot in 0..SLOTS {
-            match self.slot(slot)? {
-                None => break,
-                Some((3, _)) => state = JournalState::Hot,
-                Some((number, time)) => state = JournalState::Closed(closed_from(number)?, time),
-            }
-        }
-        Ok(state)
-    }
-
-    fn slot(&self, slot: u64) -> Result<Option<(u32, u64)>, JournalError> {
-        let at = self.header.commit_at + BLOCK * (1 + slot);
-        let block =
-            read_vec(&self.file, at, BLOCK as usize).map_err(JournalError::io("reading"))?;
-        let used = block.get(..8) == Some(SLOT_MAGIC)
-            && block_fits(&block)
-            && id_at(&block, 8) == self.header.id
-            && u64::from(u32_at(&block, 24)) == slot;
-        Ok(used.then(|| (u32_at(&block, 28), u64_at(&block, 32))))
-    }
-
-    /// Writes how the transaction ended. `now` is in seconds since 1970.
-    ///
-    /// # Errors
-    /// Where the file cannot be written; the journal then stays as it was.
-    pub fn close(&self, how: Closed, now: u64) -> Result<(), JournalError> {
-        let number = match how {
-            Closed::Applied => 1,
-            Closed::RolledBack => 2,
-            Closed::Abandoned => 4,
-        };
-        self.append(number, now)
-    }
-
-    /// Makes a closed journal hot again, before a rollback on purpose.
-    pub(super) fn reopen(&self, now: u64) -> Result<(), JournalError> {
-        self.append(3, now)
-    }
-
-    fn append(&self, number: u32, now: u64) -> Result<(), JournalError> {
-        let mut free = 0;
-        while free < SLOTS && self.slot(free)?.is_some() {
-            free += 1;
-        }
-        if free == SLOTS {
-            return Err(damaged("all its state slots are used"));
-        }
-        let mut block = vec![0; BLOCK as usize];
-        block[..8].copy_from_slice(SLOT_MAGIC);
-        block[8..24].copy_from_slice(&self.header.id.0);
-        block[24..28].copy_from_slice(&(free as u32).to_le_bytes());
-        block[28..32].copy_from_slice(&number.to_le_bytes());
-        block[32..40].copy_from_slice(&now.to_le_bytes());
-        let io = JournalError::io("writing");
-        self.file
-            .write_at(
-                self.header.commit_at + BLOCK * (1 + free),
-                &seal_block(block),
-            )
-            .map_err(&io)?;
-        // Barrier: a rollback on purpose writes to the target only when the journal is durably hot
-        // again; and a transaction that is reported as closed must be so after a power cut.
-        self.file.flush().map_err(&io)
-    }
-}
-
-fn closed_from(number: u32) -> Result<Closed, JournalError> {
-    match number {
-        1 => Ok(Closed::Applied),
-        2 => Ok(Closed::RolledBack),
-        4 => Ok(Closed::Abandoned),
-        _ => Err(JournalError::Newer(format!("unknown state {number}"))),
-    }
-}
-
-fn hash_file(file: &dyn Disk, len: u64) -> Result<blake3::Hash, JournalError> {
-    let mut hasher = blake3::Hasher::new();
-    let mut buf = vec![0; MAX_RECORD_BYTES as usize];
-    for piece in Extent::new(0, len).split(MAX_RECORD_BYTES) {
-        let part = &mut buf[..piece.len as usize];
-        file.read_at(piece.start, part)
-            .map_err(JournalError::io("reading"))?;
-        hasher.update(part);
-    }
-    Ok(hasher.finalize())
-}

@@ -44,6 +44,7 @@
 //! It does not decide what is to be written, and it does not start processes.
 
 mod apply;
+mod file;
 mod format;
 mod recover;
 mod seal;
@@ -54,7 +55,8 @@ use std::io;
 use thiserror::Error;
 
 pub use apply::{Outcome, Proof, Work};
-pub use format::{Closed, Journal, JournalState, Record, Step};
+pub use file::Journal;
+pub use format::{Closed, JournalState, Record, Step};
 pub use recover::{RecoverError, Recovered};
 pub use seal::{Draft, seal};
 pub use standing::{Standing, Superblock};

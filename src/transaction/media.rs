@@ -1,0 +1,117 @@
+//! A real image or block device as the journal's target.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use crate::disk::{DirectDisk, Disk, DiskRead, FileDisk, Partition, drop_caches, resize_partition};
+use crate::extent::{Extent, ExtentMap};
+use crate::journal::{Media, Side, View};
+
+/// The nodes of a target.
+pub struct HostMedia {
+    /// The image, or the whole disk.
+    pub path: PathBuf,
+    /// Sector size of an image; a device has its own.
+    pub image_sector_bytes: Option<u32>,
+    /// The kernel's partition, where it has one: its page cache is not the disk's.
+    pub node: Option<Partition>,
+    /// The partition before and after.
+    pub partition: (Extent, Extent),
+    /// What [`Media::views`] could not read past the cache.
+    pub cached: Mutex<bool>,
+}
+
+impl HostMedia {
+    /// Sees to it that every byte of `extents` of an image has space on its file system, so that a
+    /// full one is found before the first byte is overwritten. Nothing to do for a device, or
+    /// where the file system cannot reserve.
+    ///
+    /// # Errors
+    /// `StorageFull`, or the file system's own.
+    pub fn reserve(&self, extents: &ExtentMap) -> io::Result<()> {
+        let Some(_) = self.image_sector_bytes else { return Ok(()) };
+        let file = FileDisk::open_write(&self.path)?;
+        for extent in extents.iter() {
+            match file.reserve(extent) {
+                Err(e) if e.kind() == io::ErrorKind::Unsupported => return Ok(()),
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether anything had to be read through the page cache.
+    pub fn was_cached(&self) -> bool {
+        self.cached.lock().is_ok_and(|c| *c)
+    }
+
+    fn direct(&self, path: &PathBuf) -> io::Result<DirectDisk> {
+        let disk = DirectDisk::open(path)?;
+        if !disk.is_direct()
+            && let Ok(mut cached) = self.cached.lock()
+        {
+            *cached = true;
+        }
+        match self.image_sector_bytes {
+            Some(bytes) => disk.with_image_sector_bytes(bytes),
+            None => Ok(disk),
+        }
+    }
+
+    /// Drops the caches of the disk and of the partition's node. A dirty page of the one would
+    /// overwrite what was written through the other.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn settle(&self) -> io::Result<()> {
+        if let Some(node) = &self.node {
+            drop_caches(&node.node)?;
+        }
+        drop_caches(&self.path)
+    }
+
+    /// A reader of the whole target past the page cache.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn reader(&self) -> io::Result<DirectDisk> {
+        self.direct(&self.path)
+    }
+}
+
+impl Media for HostMedia {
+    fn writer(&self) -> io::Result<Box<dyn Disk>> {
+        let disk = FileDisk::open_write(&self.path)?;
+        Ok(match self.image_sector_bytes {
+            Some(bytes) => Box::new(disk.with_image_sector_bytes(bytes)?),
+            None => Box::new(disk),
+        })
+    }
+
+    fn views(&self) -> io::Result<Vec<View>> {
+        self.settle()?;
+        let reader = self.direct(&self.path)?;
+        let extent = Extent::new(0, reader.len_bytes());
+        let name = self.path.display().to_string();
+        let mut views = vec![View { name, extent, reader: Box::new(reader) }];
+        if let Some(node) = &self.node {
+            let reader = self.direct(&node.node)?;
+            // The kernel's idea of its length: it changes only after the verification.
+            let extent = Extent::new(node.extent.start, reader.len_bytes());
+            views.push(View { name: node.node.display().to_string(), extent, reader: Box::new(reader) });
+        }
+        Ok(views)
+    }
+
+    fn announce(&self, side: Side) -> Result<(), String> {
+        let Some(node) = &self.node else { return Ok(()) };
+        let extent = match side {
+            Side::Before => self.partition.0,
+            Side::After => self.partition.1,
+        };
+        resize_partition(&self.path, node.number, extent).map_err(|e| {
+            format!("{e}; the bytes on the disk are right: `partx -u {}` tells the kernel", self.path.display())
+        })
+    }
+}

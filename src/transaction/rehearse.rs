@@ -1,0 +1,290 @@
+//! The rehearsal: the whole change on a copy-on-write overlay, and the judgement of its result.
+//!
+//! Two overlays lie on each other. On the lower one the file system is prepared (journal replay,
+//! full check); it is then frozen, and is what every file is compared with. On the upper one the
+//! table is edited and the file system resized; it is frozen before it is judged, and it is what
+//! the commit reads. The target itself is open for reading only.
+
+use std::ffi::OsString;
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::sync::Arc;
+
+use anyhow::Context;
+
+use super::look::Look;
+use super::stop::Stop;
+use crate::check::{self, States};
+use crate::disk::{Disk, DiskRead, Window};
+use crate::export::{Export, How, Setup};
+use crate::extent::{Extent, ExtentMap};
+use crate::fs::tool::{Launch, ToolError, Tools};
+use crate::fs::{Driver, Observed};
+use crate::overlay::{Overlay, differing};
+use crate::plan::Plan;
+use crate::report::{Refusal, Report, Unit, checkpoint};
+
+/// What a rehearsal needs.
+pub struct Stage<'a> {
+    /// The target.
+    pub look: &'a Look,
+    /// Its file system, as it was observed.
+    pub observed: &'a Observed,
+    /// The driver.
+    pub driver: &'a dyn Driver,
+    /// What is to be done.
+    pub plan: &'a Plan,
+    /// Bytes in use before, in the disk's coordinates.
+    pub used: &'a ExtentMap,
+    /// A private directory for spill files and the tools' output.
+    pub dir: &'a Path,
+    /// How the overlay becomes a file.
+    pub how: How,
+    /// Where progress goes.
+    pub report: &'a dyn Report,
+}
+
+/// A rehearsal that passed every check.
+pub struct Rehearsed {
+    /// The result, frozen.
+    pub after: Arc<Overlay>,
+    /// The bytes that differ from the target, in whole units, none of them in another partition.
+    pub delta: ExtentMap,
+    /// Bytes in use after, in the disk's coordinates.
+    pub used: ExtentMap,
+    /// Whether the tools worked through FUSE.
+    pub through_fuse: bool,
+}
+
+/// A room of an export as a place to start tools.
+struct InRoom<'a>(&'a Export);
+
+impl Launch for InRoom<'_> {
+    fn launch(&self, command: Command) -> io::Result<Child> {
+        self.0.spawn(command)
+    }
+    fn progress(&self) -> u64 {
+        self.0.requests()
+    }
+    fn abandon(&self) {
+        self.0.abandon();
+    }
+}
+
+/// Shifts every extent by the start of the partition.
+fn moved(map: &ExtentMap, start: u64) -> ExtentMap {
+    map.iter().map(|e| Extent::new(start + e.start, e.len)).collect()
+}
+
+/// The part of `map` inside `part`, from the start of the part.
+fn inside(map: &ExtentMap, part: Extent) -> ExtentMap {
+    map.within(part).map(|e| Extent::new(e.start - part.start, e.len)).collect()
+}
+
+impl Stage<'_> {
+    /// Rehearses and judges.
+    ///
+    /// # Errors
+    /// [`Stop`]. The target is untouched.
+    pub fn rehearse(&self) -> Result<Rehearsed, Stop> {
+        let base: Arc<dyn DiskRead> = self.look.disk.clone();
+        let lower = self.overlay(base.clone(), self.plan.disk.current, "prepared.spill")?;
+        self.prepare(&lower)?;
+        checkpoint(self.report)?;
+        let upper = self.overlay(lower.clone(), self.plan.disk.new, "result.spill")?;
+        self.edit_table(&upper)?;
+        let through_fuse = self.resize(&upper)?;
+        self.judge(&base, &lower, upper, through_fuse)
+    }
+
+    /// An overlay with a nameless spill file: it is gone when the last descriptor is.
+    fn overlay(&self, base: Arc<dyn DiskRead>, len_bytes: u64, name: &str) -> anyhow::Result<Arc<Overlay>> {
+        let path = self.dir.join(name);
+        let doing = || format!("creating {}", path.display());
+        let spill = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .with_context(doing)?;
+        std::fs::remove_file(&path).with_context(doing)?;
+        Ok(Arc::new(Overlay::new(base, len_bytes, spill).with_context(doing)?))
+    }
+
+    /// Exports a partition of an overlay, lets `work` run tools on it, drains and freezes it.
+    fn with_export(
+        &self,
+        overlay: &Arc<Overlay>,
+        partition: Extent,
+        work: impl FnOnce(&Path, &Tools<'_>) -> Result<(), Stop>,
+    ) -> Result<bool, Stop> {
+        let window: Arc<dyn Disk> =
+            Arc::new(Window::new(overlay.clone(), partition).context("opening the overlay")?);
+        let programs = programs();
+        let used = inside(self.used, partition);
+        let setup = Setup { scratch: self.dir, programs: &programs, used: &used, how: self.how };
+        let export = Export::new(window, setup).context("exporting the overlay to the tools")?;
+        let through_fuse = export.is_fuse();
+        let outcome = {
+            let room = InRoom(&export);
+            let interrupted = || self.report.interrupted();
+            let tools = Tools::new(&room).with_logs(self.dir).with_interrupt(&interrupted);
+            work(export.path(), &tools)
+        };
+        let drained = export.finish();
+        overlay.freeze();
+        outcome?;
+        // P7: a tool may well exit with 0 after an error that it did not care about.
+        let broken = |what: String| {
+            Stop::rejected("io-error", what, "the disk or the state directory failed; look at the kernel log")
+        };
+        if let Some(e) = overlay.base_error() {
+            return Err(broken(format!("the target could not be read during the rehearsal: {e}")));
+        }
+        if let Some(e) = overlay.spill_error() {
+            return Err(broken(format!("the overlay could not be written: {e}")));
+        }
+        drained.map_err(|e| broken(format!("what the tools wrote was not kept whole: {e}")))?;
+        Ok(through_fuse)
+    }
+
+    fn prepare(&self, lower: &Arc<Overlay>) -> Result<(), Stop> {
+        self.report.phase("checking the file system", None, Unit::Items);
+        let partition = self.plan.partition_before();
+        self.with_export(lower, partition, |file, tools| {
+            self.driver.prepare(file, self.observed, tools).map_err(|e| refused_by_tool(e, "damaged-file-system"))
+        })?;
+        if self.observed.needs_replay {
+            self.report.notice("the journal was replayed on the overlay; the commit will contain that");
+            return Ok(());
+        }
+        // The full check may stamp the superblock and nothing else: it must not have repaired.
+        let before = self.look.window(partition).context("opening the partition")?;
+        let after = Window::new(lower.clone(), partition).context("opening the overlay")?;
+        let touched = inside(&lower.changed(), partition);
+        let changed = differing(&before, &after, &touched, self.report).context("comparing the checked file system")?;
+        let states = States { before: &before, after: &after, changed: &changed };
+        let found = check::files(self.driver, &states, self.report).context("comparing the checked file system")?;
+        if found.is_empty() { Ok(()) } else { Err(Stop::Rejected(found)) }
+    }
+
+    fn edit_table(&self, upper: &Arc<Overlay>) -> Result<(), Stop> {
+        let Some((gpt, number)) = self.look.gpt() else { return Ok(()) };
+        let writes = gpt
+            .edit(&*self.look.disk, number, self.last_lba(), self.plan.disk.new)
+            .context("editing the partition table")?;
+        for write in writes {
+            upper.write_at(write.offset, &write.data).context("editing the partition table on the overlay")?;
+        }
+        Ok(())
+    }
+
+    fn last_lba(&self) -> u64 {
+        self.plan.partition_after().end() / self.plan.sector_bytes - 1
+    }
+
+    fn resize(&self, upper: &Arc<Overlay>) -> Result<bool, Stop> {
+        self.report.phase("resizing on the overlay", None, Unit::Items);
+        // A file system that shrinks still needs all of its old partition while it does.
+        let (before, after) = (self.plan.partition_before(), self.plan.partition_after());
+        let larger = if after.len > before.len { after } else { before };
+        self.with_export(upper, larger, |file, tools| {
+            let new_bytes = self.plan.file_system_size.new;
+            self.driver.resize(file, new_bytes, tools).map_err(|e| rejected_by_tool(e, "resize-failed"))?;
+            self.report.phase("checking the result", None, Unit::Items);
+            self.driver.verify(file, tools).map_err(|e| rejected_by_tool(e, "result-not-clean"))
+        })
+    }
+
+    fn judge(
+        &self,
+        base: &Arc<dyn DiskRead>,
+        lower: &Arc<Overlay>,
+        upper: Arc<Overlay>,
+        through_fuse: bool,
+    ) -> Result<Rehearsed, Stop> {
+        let (before, after) = (self.plan.partition_before(), self.plan.partition_after());
+        let mut allowed: ExtentMap = [before, after].into_iter().collect();
+        let mut rejections = Vec::new();
+        let mut tables = ExtentMap::new();
+        let mut neighbours = ExtentMap::new();
+        if let Some((gpt, number)) = self.look.gpt() {
+            rejections.extend(
+                check::table(gpt, &*upper, number, self.last_lba()).context("reading the table of the result")?,
+            );
+            tables = gpt.table_extents(self.plan.disk.new);
+            let others = gpt.partitions().iter().filter(|p| p.number != number);
+            neighbours = others.filter_map(|p| gpt.extent(p.number)).collect();
+        }
+        allowed = allowed.union(&tables);
+        let touched = lower.changed().union(&upper.changed());
+        let delta =
+            differing(&**base, &*upper, &touched, self.report).context("finding what differs from the target")?;
+        rejections.extend(check::outside(&**base, &*upper, &delta, &allowed).context("looking for stray writes")?);
+        let part = Window::new(upper.clone(), after).context("opening the result")?;
+        rejections.extend(self.judge_files(lower, &upper, &part)?);
+        if !rejections.is_empty() {
+            return Err(Stop::Rejected(rejections));
+        }
+        let used = self.driver.used(&part, self.report).context("reading what the result uses")?;
+        Ok(Rehearsed {
+            delta: delta.difference(&neighbours),
+            used: moved(&used, after.start).union(&tables),
+            after: upper,
+            through_fuse,
+        })
+    }
+
+    fn judge_files(&self, lower: &Arc<Overlay>, upper: &Arc<Overlay>, part: &dyn DiskRead) -> Result<Vec<Refusal>, Stop> {
+        let (before, after) = (self.plan.partition_before(), self.plan.partition_after());
+        let old = Window::new(lower.clone(), before).context("opening the prepared file system")?;
+        self.report.phase("comparing every file", None, Unit::Items);
+        let changed = inside(&upper.changed(), after);
+        let states = States { before: &old, after: part, changed: &changed };
+        let planned = (self.observed, self.plan.file_system_size.new);
+        Ok(check::file_system(self.driver, &states, planned, self.report).context("comparing every file")?)
+    }
+}
+
+/// Directories that `PATH` names beyond the usual ones: their programs must be seen in the room.
+fn programs() -> Vec<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_else(OsString::new);
+    std::env::split_paths(&path).filter(|p| p.is_absolute() && p.is_dir()).collect()
+}
+
+/// A tool said that the file system cannot be resized as it is.
+fn refused_by_tool(e: ToolError, code: &str) -> Stop {
+    match missing_or_interrupted(e) {
+        Ok(stop) => stop,
+        Err(e) => Stop::refused(
+            code,
+            format!("the file system did not pass its own check: {e}"),
+            "unmount it and repair it with its own tool first (for ext: `e2fsck -f`), after a backup",
+        ),
+    }
+}
+
+/// A tool failed at the work.
+fn rejected_by_tool(e: ToolError, code: &str) -> Stop {
+    match missing_or_interrupted(e) {
+        Ok(stop) => stop,
+        Err(e @ ToolError::Hung { .. }) => Stop::rejected("tool-hung", e.to_string(), "try again; if it hangs again, report it"),
+        Err(e) => Stop::rejected(code, e.to_string(), "the target is untouched; the tool's output is in the transaction directory"),
+    }
+}
+
+fn missing_or_interrupted(e: ToolError) -> Result<Stop, ToolError> {
+    match e {
+        ToolError::Missing { .. } => {
+            let ToolError::Missing { tool, package } = &e else { return Err(e) };
+            Ok(Stop::refused("missing-tool", format!("{tool} is not installed"), format!("apt install {package}")))
+        }
+        ToolError::Interrupted { .. } => Ok(Stop::Interrupted),
+        e @ (ToolError::Start { .. } | ToolError::Log { .. }) => Ok(Stop::Failed(e.into())),
+        e => Err(e),
+    }
+}

@@ -1,0 +1,57 @@
+//! Why a use case ended without doing what was asked. In each case but `Stuck`, the target is as
+//! it was.
+
+use std::io;
+
+use crate::fs::{FsError, TransactionId, tool::ToolError};
+use crate::report::{Interrupted, Refusal};
+
+/// Why it ended.
+#[derive(Debug)]
+pub enum Stop {
+    /// It was refused before anything was tried.
+    Refused(Vec<Refusal>),
+    /// The rehearsal failed, or its result was not accepted.
+    Rejected(Vec<Refusal>),
+    /// A transaction is under way on the target: recovery comes first.
+    RecoveryNeeded(Option<TransactionId>, Refusal),
+    /// Somebody asked to stop, before the commit point.
+    Interrupted,
+    /// It could not be done.
+    Failed(anyhow::Error),
+}
+
+impl Stop {
+    /// One refusal.
+    pub fn refused(code: &str, message: impl Into<String>, hint: impl Into<String>) -> Stop {
+        Stop::Refused(vec![Refusal::new(code, message, hint)])
+    }
+
+    /// One rejection.
+    pub fn rejected(code: &str, message: impl Into<String>, hint: impl Into<String>) -> Stop {
+        Stop::Rejected(vec![Refusal::new(code, message, hint)])
+    }
+}
+
+impl From<Interrupted> for Stop {
+    fn from(_: Interrupted) -> Stop {
+        Stop::Interrupted
+    }
+}
+
+impl From<anyhow::Error> for Stop {
+    fn from(e: anyhow::Error) -> Stop {
+        let wished = e.chain().any(|cause| {
+            cause.is::<Interrupted>()
+                || cause.downcast_ref::<io::Error>().is_some_and(is_interrupted)
+                || matches!(cause.downcast_ref(), Some(ToolError::Interrupted { .. }))
+                || matches!(cause.downcast_ref(), Some(FsError::Io(e)) if is_interrupted(e))
+        });
+        if wished { Stop::Interrupted } else { Stop::Failed(e) }
+    }
+}
+
+/// Whether the error is the wish to stop, and not a system call that a signal interrupted.
+fn is_interrupted(e: &io::Error) -> bool {
+    e.get_ref().is_some_and(|inner| inner.is::<Interrupted>())
+}

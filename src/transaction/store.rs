@@ -1,0 +1,289 @@
+//! The state directory: a directory for each transaction, named by its id.
+//!
+//! ```text
+//! <state>/<id>/summary.json      what it was to do; for people and for `status`
+//! <state>/<id>/*.manifest, journal   see the dossier
+//! <state>/<id>/NN-tool.log       what the tools said
+//! <state>/<id>/holdfast          the program that made it: it can always recover
+//! ```
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use super::stop::Stop;
+use crate::disk::{Dir, Host, HostDir, HostError, StateDir, read_vec, suitability};
+use crate::fs::TransactionId;
+use crate::journal::{Closed, JOURNAL_NAME, Journal, JournalError, JournalState};
+use crate::plan::{Identity, Plan};
+
+const SUMMARY_NAME: &str = "summary.json";
+const PROGRAM_NAME: &str = "holdfast";
+const MAX_SUMMARY_BYTES: u64 = 4 << 20;
+
+/// What a transaction was to do.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Its name.
+    pub id: TransactionId,
+    /// When it began, in seconds since 1970.
+    pub began: u64,
+    /// What it is to do.
+    pub plan: Plan,
+}
+
+/// How far a transaction came.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Progress {
+    /// It never reached the commit point; the target is untouched.
+    NotCommitted,
+    /// Recovery is needed.
+    Hot,
+    /// Done.
+    Applied,
+    /// Undone.
+    RolledBack,
+    /// Given up.
+    Abandoned,
+    /// Its journal cannot be read.
+    Damaged(String),
+}
+
+/// A transaction in the state directory.
+#[derive(Clone, Debug, Serialize)]
+pub struct Entry {
+    /// Its name.
+    pub id: TransactionId,
+    /// What it was to do, where that can be read.
+    pub summary: Option<Summary>,
+    /// How far it came.
+    pub progress: Progress,
+    /// When it ended, in seconds since 1970.
+    pub ended: Option<u64>,
+    /// Who its target is.
+    pub identity: Option<Identity>,
+    /// Bytes of its journal.
+    pub journal_bytes: u64,
+}
+
+/// The state directory.
+pub struct Store {
+    path: PathBuf,
+}
+
+impl Store {
+    /// The state directory at `path`, which need not exist yet.
+    pub fn at(path: &Path) -> Store {
+        Store { path: path.into() }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Creates it where it is missing, and asks whether it can hold a journal.
+    ///
+    /// # Errors
+    /// [`Stop::Refused`] where it cannot.
+    pub fn prepare(&self, host: &Host) -> Result<StateDir, Stop> {
+        let create = || -> io::Result<()> {
+            if !self.path.exists() {
+                std::fs::create_dir_all(&self.path)?;
+                let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+                std::fs::set_permissions(&self.path, private)?;
+            }
+            Ok(())
+        };
+        if let Err(e) = create() {
+            return Err(Stop::refused(
+                "state-dir-not-writable",
+                format!("the state directory {} cannot be made: {e}", self.path.display()),
+                "run as root, or name a directory of yours with --state-dir",
+            ));
+        }
+        match suitability(host, &self.path, false) {
+            Ok(found) => Ok(found),
+            Err(HostError::Refused(refusal)) => Err(Stop::Refused(vec![refusal])),
+            Err(HostError::Io(e)) => {
+                Err(Stop::Failed(anyhow::Error::from(e).context("looking at the state directory")))
+            }
+        }
+    }
+
+    /// Makes the directory of a new transaction.
+    ///
+    /// # Errors
+    /// Where it cannot be written.
+    pub fn create(&self, summary: &Summary) -> Result<HostDir> {
+        let name = summary.id.to_string();
+        let doing = || format!("creating the transaction directory {}", self.path.join(&name).display());
+        let dir = HostDir::create_private(&self.path, &name).with_context(doing)?;
+        let text = serde_json::to_vec_pretty(summary)?;
+        let file = dir.create(SUMMARY_NAME).with_context(doing)?;
+        file.write_at(0, &text).with_context(doing)?;
+        // Barrier: `status` and `recover` name the target by this file after a crash.
+        file.flush().with_context(doing)?;
+        Ok(dir)
+    }
+
+    /// Copies the running program into a transaction's directory, so that recovery does not depend
+    /// on what is installed then. Returns whether it worked: it is a convenience.
+    pub fn keep_program(&self, id: TransactionId) -> bool {
+        let to = self.dir_of(id).join(PROGRAM_NAME);
+        let copy = || -> io::Result<()> {
+            let from = std::env::current_exe()?;
+            // A link costs nothing, but only on one file system.
+            if std::fs::hard_link(&from, &to).is_err() {
+                std::fs::copy(&from, &to)?;
+            }
+            std::fs::set_permissions(&to, std::os::unix::fs::PermissionsExt::from_mode(0o700))
+        };
+        copy().is_ok()
+    }
+
+    /// The directory of a transaction.
+    pub fn dir_of(&self, id: TransactionId) -> PathBuf {
+        self.path.join(id.to_string())
+    }
+
+    /// All transactions, the oldest first.
+    ///
+    /// # Errors
+    /// Where the directory cannot be read. One that does not exist is empty.
+    pub fn list(&self) -> Result<Vec<Entry>> {
+        let names = match std::fs::read_dir(&self.path) {
+            Ok(names) => names,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(e).with_context(|| format!("reading {}", self.path.display())),
+        };
+        let mut entries = Vec::new();
+        for name in names {
+            let name = name.with_context(|| format!("reading {}", self.path.display()))?.file_name();
+            if let Some(id) = name.to_str().and_then(|n| n.parse().ok()) {
+                entries.push(self.entry(id)?);
+            }
+        }
+        entries.sort_by_key(|e| (e.summary.as_ref().map(|s| s.began), e.id));
+        Ok(entries)
+    }
+
+    fn entry(&self, id: TransactionId) -> Result<Entry> {
+        let dir = self.open(id)?;
+        let summary = read_summary(&dir);
+        let mut entry = Entry {
+            id,
+            identity: summary.as_ref().map(|s| s.plan.identity.clone()),
+            summary,
+            progress: Progress::NotCommitted,
+            ended: None,
+            journal_bytes: 0,
+        };
+        let file = match dir.open(JOURNAL_NAME) {
+            Ok(file) => file,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(entry),
+            Err(e) => return Err(e).with_context(|| format!("opening the journal of {id}")),
+        };
+        entry.journal_bytes = file.len_bytes();
+        match Journal::glance(&*file) {
+            Ok((state, identity)) => {
+                (entry.progress, entry.ended) = match state {
+                    JournalState::Hot => (Progress::Hot, None),
+                    JournalState::Closed(Closed::Applied, time) => (Progress::Applied, Some(time)),
+                    JournalState::Closed(Closed::RolledBack, time) => (Progress::RolledBack, Some(time)),
+                    JournalState::Closed(Closed::Abandoned, time) => (Progress::Abandoned, Some(time)),
+                };
+                // The journal is checked, the summary is not.
+                entry.identity = serde_json::from_str(&identity).ok().or(entry.identity);
+            }
+            Err(JournalError::NotSealed) => {}
+            Err(e) => entry.progress = Progress::Damaged(e.to_string()),
+        }
+        Ok(entry)
+    }
+
+    /// Opens the directory of a transaction.
+    ///
+    /// # Errors
+    /// Where there is none, or it belongs to somebody else.
+    pub fn open(&self, id: TransactionId) -> Result<HostDir> {
+        let path = self.dir_of(id);
+        let meta = std::fs::symlink_metadata(&path).with_context(|| format!("opening {}", path.display()))?;
+        let owner = std::os::unix::fs::MetadataExt::uid(&meta);
+        if owner != nix::unistd::geteuid().as_raw() {
+            bail!("{} belongs to another user (uid {owner}); it is not trusted", path.display());
+        }
+        HostDir::open(&path).with_context(|| format!("opening {}", path.display()))
+    }
+
+    /// The transaction that `text` names: its id, or the beginning of it.
+    ///
+    /// # Errors
+    /// [`Stop::Refused`] where none or several begin so.
+    pub fn find(&self, text: &str) -> Result<Entry, Stop> {
+        let mut found: Vec<Entry> = self.list()?;
+        found.retain(|e| !text.is_empty() && e.id.to_string().starts_with(&text.to_lowercase()));
+        match found.len() {
+            1 => Ok(found.remove(0)),
+            0 => Err(Stop::refused(
+                "no-such-transaction",
+                format!("{} has no transaction {text}", self.path.display()),
+                "`holdfast status` lists them; another state directory is named with --state-dir",
+            )),
+            n => Err(Stop::refused(
+                "which-transaction",
+                format!("{n} transactions begin with {text}"),
+                "write more of its id",
+            )),
+        }
+    }
+
+    /// The hot transactions whose target may be the one that says so of itself.
+    ///
+    /// # Errors
+    /// Where the directory cannot be read.
+    pub fn hot_on(&self, identity: &Identity) -> Result<Vec<Entry>> {
+        let hot = |e: &Entry| matches!(e.progress, Progress::Hot | Progress::Damaged(_));
+        let same = |e: &Entry| e.identity.as_ref().is_some_and(|i| i.matches(identity));
+        Ok(self.list()?.into_iter().filter(|e| hot(e) && same(e)).collect())
+    }
+
+    /// Removes a transaction's directory: the journal first, so that what is left of a removal
+    /// that a crash cut short is never taken for a transaction that could be recovered.
+    ///
+    /// # Errors
+    /// Where it cannot be removed.
+    pub fn remove(&self, id: TransactionId) -> Result<()> {
+        let dir = self.open(id)?;
+        let doing = || format!("removing transaction {id}");
+        if dir.names().with_context(doing)?.iter().any(|n| n == JOURNAL_NAME) {
+            dir.remove(JOURNAL_NAME).with_context(doing)?;
+            // Barrier: see above.
+            dir.flush().with_context(doing)?;
+        }
+        std::fs::remove_dir_all(self.dir_of(id)).with_context(doing)
+    }
+}
+
+fn read_summary(dir: &HostDir) -> Option<Summary> {
+    let file = dir.open(SUMMARY_NAME).ok()?;
+    let len = file.len_bytes();
+    if len > MAX_SUMMARY_BYTES {
+        return None;
+    }
+    serde_json::from_slice(&read_vec(&*file, 0, len as usize).ok()?).ok()
+}
+
+/// A fresh transaction's name.
+///
+/// # Errors
+/// Where the kernel gives no random bytes.
+pub fn new_id() -> Result<TransactionId> {
+    let mut bytes = [0; 16];
+    let mut source = std::fs::File::open("/dev/urandom").context("opening the source of random bytes")?;
+    io::Read::read_exact(&mut source, &mut bytes).context("reading random bytes")?;
+    Ok(TransactionId(bytes))
+}
