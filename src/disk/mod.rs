@@ -20,6 +20,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::extent::Extent;
+
 pub use latch::Latch;
 pub use memory::{MemoryDir, MemoryDisk};
 pub use window::Window;
@@ -65,6 +67,18 @@ pub trait Disk: DiskRead {
     /// # Errors
     /// The medium's error; it says nothing about which write was lost.
     fn flush(&self) -> io::Result<()>;
+
+    /// Makes every byte of `extent` read as zero. What can do so without writing overrides this.
+    ///
+    /// # Errors
+    /// As [`Disk::write_at`].
+    fn zero(&self, extent: Extent) -> io::Result<()> {
+        let zeros = vec![0; extent.len.min(1 << 20) as usize];
+        for piece in extent.split(1 << 20) {
+            self.write_at(piece.start, &zeros[..piece.len as usize])?;
+        }
+        Ok(())
+    }
 
     /// Changes the length, where the disk is a file. New bytes read as zero.
     ///
@@ -161,6 +175,9 @@ impl<T: Disk + ?Sized> Disk for Arc<T> {
     }
     fn flush(&self) -> io::Result<()> {
         (**self).flush()
+    }
+    fn zero(&self, extent: Extent) -> io::Result<()> {
+        (**self).zero(extent)
     }
     fn set_len(&self, len_bytes: u64) -> io::Result<()> {
         (**self).set_len(len_bytes)
