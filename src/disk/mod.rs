@@ -13,6 +13,7 @@
 
 mod latch;
 mod memory;
+pub mod sys;
 mod window;
 
 use std::io;
