@@ -19,7 +19,7 @@
 //! | 4 | [`transaction`] | the use cases, and the transaction directory |
 //! | 3 | [`plan`], [`journal`], [`check`] | judge, and write |
 //! | 2 | [`table`], [`fs`], [`snapshot`], [`overlay`], [`export`], [`sim`] | read and edit formats, rehearse |
-//! | 1 | [`disk`], [`report`] | the seam to bytes, the seam to people |
+//! | 1 | [`disk`], [`report`], [`harden`] | the seams to bytes, to people, to processes |
 //! | 0 | [`units`], [`extent`] | the words |
 //!
 //! Read [`journal`] first: it is the only module that writes a target, and its head states the
@@ -31,6 +31,7 @@ pub mod disk;
 pub mod export;
 pub mod extent;
 pub mod fs;
+pub mod harden;
 pub mod journal;
 pub mod overlay;
 pub mod plan;

@@ -30,11 +30,22 @@ fn reject(code: &str, message: String) -> Refusal {
 ///
 /// # Errors
 /// Where it cannot be read.
-pub fn table(before: &Gpt, after: &dyn DiskRead, number: u32, last_lba: u64) -> io::Result<Vec<Refusal>> {
+pub fn table(
+    before: &Gpt,
+    after: &dyn DiskRead,
+    number: u32,
+    last_lba: u64,
+) -> io::Result<Vec<Refusal>> {
     let found = table::read(after)?;
     let Found::Gpt(now) = found else {
         let mut problems = found.refusals();
-        problems.insert(0, reject("table-not-as-planned", "after the change there is no healthy GPT".into()));
+        problems.insert(
+            0,
+            reject(
+                "table-not-as-planned",
+                "after the change there is no healthy GPT".into(),
+            ),
+        );
         return Ok(problems);
     };
     let mut rejections: Vec<Refusal> = table::compare(before, &now, number, last_lba)
@@ -59,12 +70,22 @@ pub fn outside(
     allowed: &ExtentMap,
 ) -> io::Result<Vec<Refusal>> {
     let mut wrong = ExtentMap::new();
-    for piece in delta.difference(allowed).iter().flat_map(|e| e.split(1 << 20)) {
+    for piece in delta
+        .difference(allowed)
+        .iter()
+        .flat_map(|e| e.split(1 << 20))
+    {
         let (old, new) = (padded(before, piece)?, padded(after, piece)?);
-        let differing = old.iter().zip(&new).enumerate().filter(|(_, (a, b))| a != b);
+        let differing = old
+            .iter()
+            .zip(&new)
+            .enumerate()
+            .filter(|(_, (a, b))| a != b);
         differing.for_each(|(at, _)| wrong.insert(Extent::new(piece.start + at as u64, 1)));
     }
-    let Some(first) = wrong.iter().next() else { return Ok(Vec::new()) };
+    let Some(first) = wrong.iter().next() else {
+        return Ok(Vec::new());
+    };
     Ok(vec![reject(
         "write-outside",
         format!(
@@ -76,7 +97,10 @@ pub fn outside(
 
 fn padded(disk: &dyn DiskRead, extent: Extent) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; extent.len as usize];
-    let inside = disk.len_bytes().saturating_sub(extent.start).min(extent.len) as usize;
+    let inside = disk
+        .len_bytes()
+        .saturating_sub(extent.start)
+        .min(extent.len) as usize;
     if inside > 0 {
         disk.read_at(extent.start, &mut bytes[..inside])?;
     }
@@ -118,7 +142,10 @@ fn identity(
     size_bytes: u64,
 ) -> Result<Vec<Refusal>, FsError> {
     let Some(now) = driver.probe(states.after)? else {
-        return Ok(vec![reject("file-system-gone", "after the resize there is no file system".into())]);
+        return Ok(vec![reject(
+            "file-system-gone",
+            "after the resize there is no file system".into(),
+        )]);
     };
     let mut rejections = Vec::new();
     if now.size_bytes != size_bytes {
@@ -137,7 +164,11 @@ fn identity(
         ("kind", &observed.kind, &now.kind),
     ] {
         if old != new {
-            let message = format!("the {name} of the file system was {}, and is {}", escape(old), escape(new));
+            let message = format!(
+                "the {name} of the file system was {}, and is {}",
+                escape(old),
+                escape(new)
+            );
             rejections.push(reject("identity-changed", message));
         }
     }
@@ -148,9 +179,16 @@ fn identity(
 ///
 /// # Errors
 /// [`FsError`] where it could not be checked.
-pub fn files(driver: &dyn Driver, states: &States<'_>, report: &dyn Report) -> Result<Vec<Refusal>, FsError> {
+pub fn files(
+    driver: &dyn Driver,
+    states: &States<'_>,
+    report: &dyn Report,
+) -> Result<Vec<Refusal>, FsError> {
     let found = driver.compare(states.before, states.after, states.changed, NAMED, report)?;
-    Ok(found.into_iter().map(|d| reject(&d.code, format!("{}: {}", d.object, d.detail))).collect())
+    Ok(found
+        .into_iter()
+        .map(|d| reject(&d.code, format!("{}: {}", d.object, d.detail)))
+        .collect())
 }
 
 #[cfg(test)]

@@ -29,6 +29,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::extent::Extent;
+
 pub use block::{drop_caches, resize_partition};
 pub use direct::DirectDisk;
 pub use file::FileDisk;
@@ -80,6 +82,18 @@ pub trait Disk: DiskRead {
     /// # Errors
     /// The medium's error; it says nothing about which write was lost.
     fn flush(&self) -> io::Result<()>;
+
+    /// Makes every byte of `extent` read as zero. What can do so without writing overrides this.
+    ///
+    /// # Errors
+    /// As [`Disk::write_at`].
+    fn zero(&self, extent: Extent) -> io::Result<()> {
+        let zeros = vec![0; extent.len.min(1 << 20) as usize];
+        for piece in extent.split(1 << 20) {
+            self.write_at(piece.start, &zeros[..piece.len as usize])?;
+        }
+        Ok(())
+    }
 
     /// Changes the length, where the disk is a file. New bytes read as zero.
     ///
@@ -177,6 +191,9 @@ impl<T: Disk + ?Sized> Disk for Arc<T> {
     fn flush(&self) -> io::Result<()> {
         (**self).flush()
     }
+    fn zero(&self, extent: Extent) -> io::Result<()> {
+        (**self).zero(extent)
+    }
     fn set_len(&self, len_bytes: u64) -> io::Result<()> {
         (**self).set_len(len_bytes)
     }
@@ -194,6 +211,9 @@ impl<T: DiskRead + ?Sized> DiskRead for Box<T> {
 impl<T: Disk + ?Sized> Disk for Box<T> {
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         (**self).write_at(offset, data)
+    }
+    fn zero(&self, extent: Extent) -> io::Result<()> {
+        (**self).zero(extent)
     }
     fn flush(&self) -> io::Result<()> {
         (**self).flush()

@@ -53,6 +53,17 @@ impl<D: Disk> Disk for Window<D> {
         self.disk.flush()
     }
 
+    fn zero(&self, extent: Extent) -> io::Result<()> {
+        if !Extent::new(0, self.extent.len).contains(extent) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("{extent} end beyond the part's {} bytes", self.extent.len),
+            ));
+        }
+        self.disk
+            .zero(Extent::new(self.extent.start + extent.start, extent.len))
+    }
+
     /// A part cannot change its length.
     fn set_len(&self, _: u64) -> io::Result<()> {
         Err(io::Error::from(io::ErrorKind::Unsupported))

@@ -224,6 +224,36 @@ pub trait Driver: Send + Sync {
     /// [`tool::ToolError`].
     fn verify(&self, file: &Path, tools: &tool::Tools) -> Result<(), tool::ToolError>;
 
+    /// The smallest size that the stock resizer says it can make of the file system on `file`.
+    ///
+    /// # Errors
+    /// [`tool::ToolError`].
+    fn minimum(
+        &self,
+        file: &Path,
+        observed: &Observed,
+        tools: &tool::Tools<'_>,
+    ) -> Result<u64, tool::ToolError>;
+
+    /// The size that the stock resizer will make of a wish for `bytes`: whole blocks, and no
+    /// stub of a group.
+    ///
+    /// # Errors
+    /// As [`Driver::probe`].
+    fn fit(&self, part: &dyn DiskRead, bytes: u64) -> Result<u64, FsError>;
+
+    /// About how many bytes a resize to `bytes` will change: an upper guess, for space and time.
+    /// `used` is from the start of the partition.
+    ///
+    /// # Errors
+    /// As [`Driver::probe`].
+    fn delta_estimate(
+        &self,
+        part: &dyn DiskRead,
+        used: &ExtentMap,
+        bytes: u64,
+    ) -> Result<u64, FsError>;
+
     /// Compares two states of one file system: every file, directory, attribute and the fields of
     /// the superblock, against what a resize to `after`'s size may change. `changed` are the bytes
     /// in which the two differ. Stops after `limit` differences.
@@ -270,4 +300,14 @@ mod tests {
             assert!(wrong.parse::<TransactionId>().is_err(), "{wrong}");
         }
     }
+}
+
+/// All drivers, in the order in which they are asked.
+pub fn drivers() -> &'static [&'static dyn Driver] {
+    &[&ext::Ext]
+}
+
+/// The driver of this name.
+pub fn driver(name: &str) -> Option<&'static dyn Driver> {
+    drivers().iter().find(|d| d.name() == name).copied()
 }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::format::{
-    BLOCK, COMMIT_MAGIC, Closed, ENTRY, Header, JournalState, MAX_RECORD_BYTES, Record, SLOTS,
-    SLOT_MAGIC, Step, block_fits, damaged, id_at, seal_block, u32_at, u64_at,
+    BLOCK, COMMIT_MAGIC, Closed, ENTRY, Header, JournalState, MAX_RECORD_BYTES, Record, SLOT_MAGIC,
+    SLOTS, Step, block_fits, damaged, id_at, seal_block, u32_at, u64_at,
 };
 use super::{JournalError, Side};
 use crate::disk::{Disk, read_vec};
@@ -55,7 +55,12 @@ impl Journal {
     pub fn glance(file: Arc<dyn Disk>) -> Result<(JournalState, String), JournalError> {
         let (header, _) = Journal::ends(&file)?;
         let identity = Journal::read_identity(&file, &header)?;
-        let journal = Journal { file, header, identity, records: Vec::new() };
+        let journal = Journal {
+            file,
+            header,
+            identity,
+            records: Vec::new(),
+        };
         Ok((journal.state()?, journal.identity))
     }
 

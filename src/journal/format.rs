@@ -359,4 +359,3 @@ pub(super) fn commit_block(id: TransactionId, hash: &[u8; 32]) -> Vec<u8> {
     block[24..56].copy_from_slice(hash);
     seal_block(block)
 }
-

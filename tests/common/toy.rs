@@ -87,6 +87,15 @@ impl Driver for Toy {
     fn verify(&self, _: &Path, _: &Tools) -> Result<(), ToolError> {
         unreachable!()
     }
+    fn minimum(&self, _: &Path, _: &Observed, _: &Tools) -> Result<u64, ToolError> {
+        unreachable!()
+    }
+    fn fit(&self, _: &dyn DiskRead, _: u64) -> Result<u64, FsError> {
+        unused()
+    }
+    fn delta_estimate(&self, _: &dyn DiskRead, _: &ExtentMap, _: u64) -> Result<u64, FsError> {
+        unused()
+    }
     fn compare(
         &self,
         _: &dyn DiskRead,

@@ -23,6 +23,7 @@ pub mod compare;
 pub mod crc;
 pub mod dir;
 pub mod feature;
+pub mod forecast;
 pub mod gate;
 pub mod groups;
 pub mod inode;
@@ -31,6 +32,7 @@ pub mod map;
 pub mod owners;
 pub mod refuse;
 pub mod superblock;
+pub mod tools;
 pub mod used;
 pub mod walk;
 pub mod xattr;
@@ -85,16 +87,43 @@ impl Driver for Ext {
         gate::state(superblock)
     }
 
-    fn prepare(&self, _: &Path, _: &Observed, _: &Tools) -> Result<(), ToolError> {
-        Err(ToolError) // wired at merge
+    fn prepare(
+        &self,
+        file: &Path,
+        observed: &Observed,
+        tools: &Tools<'_>,
+    ) -> Result<(), ToolError> {
+        tools::prepare(file, observed.needs_replay, tools)
     }
 
-    fn resize(&self, _: &Path, _: u64, _: &Tools) -> Result<(), ToolError> {
-        Err(ToolError) // wired at merge
+    fn resize(&self, file: &Path, new_bytes: u64, tools: &Tools<'_>) -> Result<(), ToolError> {
+        tools::resize(file, new_bytes, tools)
     }
 
-    fn verify(&self, _: &Path, _: &Tools) -> Result<(), ToolError> {
-        Err(ToolError) // wired at merge
+    fn verify(&self, file: &Path, tools: &Tools<'_>) -> Result<(), ToolError> {
+        tools::verify(file, tools)
+    }
+
+    fn minimum(
+        &self,
+        file: &Path,
+        observed: &Observed,
+        tools: &Tools<'_>,
+    ) -> Result<u64, ToolError> {
+        tools::minimum(file, observed.block_bytes, tools)
+    }
+
+    fn fit(&self, part: &dyn DiskRead, bytes: u64) -> Result<u64, FsError> {
+        Ok(forecast::fit(&superblock_of(part)?, bytes))
+    }
+
+    fn delta_estimate(
+        &self,
+        part: &dyn DiskRead,
+        used: &ExtentMap,
+        bytes: u64,
+    ) -> Result<u64, FsError> {
+        Ok(forecast::delta_bytes(&superblock_of(part)?, used, bytes))
     }
 
     fn compare(
