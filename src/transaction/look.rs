@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::disk::{BlockDevice, DiskRead, FileDisk, Hold, Host, HostError, Partition, Target, Window, uses_refusals};
+use crate::disk::survey::{self, BlockDevice, Host, HostError, Partition, Target};
+use crate::disk::{DiskRead, FileDisk, Hold, Window};
 use crate::extent::Extent;
 use crate::fs::{self, Driver, FsError, Observed, signature};
 use crate::plan::{Identity, TargetKind};
@@ -281,8 +282,9 @@ impl Look {
             Some(part) => (part.device, part.node.clone()),
             None => (device.number, device.node.clone()),
         };
-        let refusals = uses_refusals(&self.host, number, &node)
+        let uses = survey::uses(&self.host, number, &node)
             .with_context(|| format!("finding out who uses {}", node.display()))?;
+        let refusals = survey::refusals(&self.host, number, &node, &uses);
         if refusals.is_empty() {
             self.try_hold()?;
         }

@@ -4,7 +4,8 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-use crate::disk::{DirectDisk, Disk, DiskRead, FileDisk, Partition, drop_caches, resize_partition};
+use crate::disk::survey::Partition;
+use crate::disk::{DirectDisk, Disk, DiskRead, FileDisk, drop_caches, resize_partition};
 use crate::extent::{Extent, ExtentMap};
 use crate::journal::{Media, Side, View};
 

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
-use super::look::Look;
+use super::look::{Look, Volume};
 use super::stop::Stop;
 use crate::check::{self, States};
 use crate::disk::{Disk, DiskRead, Window};
@@ -27,16 +27,10 @@ use crate::overlay::{Overlay, differing};
 use crate::plan::Plan;
 use crate::report::{Refusal, Report, Unit, checkpoint};
 
-/// What a rehearsal needs.
-pub struct Stage<'a> {
+/// Where overlays are made and tools run.
+pub struct Bench<'a> {
     /// The target.
     pub look: &'a Look,
-    /// Its file system, as it was observed.
-    pub observed: &'a Observed,
-    /// The driver.
-    pub driver: &'a dyn Driver,
-    /// What is to be done.
-    pub plan: &'a Plan,
     /// Bytes in use before, in the disk's coordinates.
     pub used: &'a ExtentMap,
     /// A private directory for spill files and the tools' output.
@@ -45,6 +39,18 @@ pub struct Stage<'a> {
     pub how: How,
     /// Where progress goes.
     pub report: &'a dyn Report,
+}
+
+/// What a rehearsal needs.
+pub struct Stage<'a> {
+    /// Where it takes place.
+    pub bench: Bench<'a>,
+    /// Its file system, as it was observed.
+    pub observed: &'a Observed,
+    /// The driver.
+    pub driver: &'a dyn Driver,
+    /// What is to be done.
+    pub plan: &'a Plan,
 }
 
 /// A rehearsal that passed every check.
@@ -84,22 +90,7 @@ fn inside(map: &ExtentMap, part: Extent) -> ExtentMap {
     map.within(part).map(|e| Extent::new(e.start - part.start, e.len)).collect()
 }
 
-impl Stage<'_> {
-    /// Rehearses and judges.
-    ///
-    /// # Errors
-    /// [`Stop`]. The target is untouched.
-    pub fn rehearse(&self) -> Result<Rehearsed, Stop> {
-        let base: Arc<dyn DiskRead> = self.look.disk.clone();
-        let lower = self.overlay(base.clone(), self.plan.disk.current, "prepared.spill")?;
-        self.prepare(&lower)?;
-        checkpoint(self.report)?;
-        let upper = self.overlay(lower.clone(), self.plan.disk.new, "result.spill")?;
-        self.edit_table(&upper)?;
-        let through_fuse = self.resize(&upper)?;
-        self.judge(&base, &lower, upper, through_fuse)
-    }
-
+impl Bench<'_> {
     /// An overlay with a nameless spill file: it is gone when the last descriptor is.
     fn overlay(&self, base: Arc<dyn DiskRead>, len_bytes: u64, name: &str) -> anyhow::Result<Arc<Overlay>> {
         let path = self.dir.join(name);
@@ -152,30 +143,67 @@ impl Stage<'_> {
         Ok(through_fuse)
     }
 
+    /// The smallest size that the resizer says it can make of the file system, found on an overlay.
+    ///
+    /// # Errors
+    /// [`Stop`]. The target is untouched.
+    pub fn minimum(&self, volume: &Volume, partition: Extent) -> Result<u64, Stop> {
+        self.report.phase("asking for the smallest size", None, Unit::Items);
+        let base: Arc<dyn DiskRead> = self.look.disk.clone();
+        let overlay = self.overlay(base, self.look.disk.len_bytes(), "minimum.spill")?;
+        let mut bytes = 0;
+        self.with_export(&overlay, partition, |file, tools| {
+            let observed = &volume.observed;
+            let prepared = volume.driver.prepare(file, observed, tools);
+            prepared.map_err(|e| refused_by_tool(e, "damaged-file-system"))?;
+            let found = volume.driver.minimum(file, observed, tools);
+            bytes = found.map_err(|e| rejected_by_tool(e, "minimum-unknown"))?;
+            Ok(())
+        })?;
+        Ok(bytes)
+    }
+}
+
+impl Stage<'_> {
+    /// Rehearses and judges.
+    ///
+    /// # Errors
+    /// [`Stop`]. The target is untouched.
+    pub fn rehearse(&self) -> Result<Rehearsed, Stop> {
+        let base: Arc<dyn DiskRead> = self.bench.look.disk.clone();
+        let lower = self.bench.overlay(base.clone(), self.plan.disk.current, "prepared.spill")?;
+        self.prepare(&lower)?;
+        checkpoint(self.bench.report)?;
+        let upper = self.bench.overlay(lower.clone(), self.plan.disk.new, "result.spill")?;
+        self.edit_table(&upper)?;
+        let through_fuse = self.resize(&upper)?;
+        self.judge(&base, &lower, upper, through_fuse)
+    }
+
     fn prepare(&self, lower: &Arc<Overlay>) -> Result<(), Stop> {
-        self.report.phase("checking the file system", None, Unit::Items);
+        self.bench.report.phase("checking the file system", None, Unit::Items);
         let partition = self.plan.partition_before();
-        self.with_export(lower, partition, |file, tools| {
+        self.bench.with_export(lower, partition, |file, tools| {
             self.driver.prepare(file, self.observed, tools).map_err(|e| refused_by_tool(e, "damaged-file-system"))
         })?;
         if self.observed.needs_replay {
-            self.report.notice("the journal was replayed on the overlay; the commit will contain that");
+            self.bench.report.notice("the journal was replayed on the overlay; the commit will contain that");
             return Ok(());
         }
         // The full check may stamp the superblock and nothing else: it must not have repaired.
-        let before = self.look.window(partition).context("opening the partition")?;
+        let before = self.bench.look.window(partition).context("opening the partition")?;
         let after = Window::new(lower.clone(), partition).context("opening the overlay")?;
         let touched = inside(&lower.changed(), partition);
-        let changed = differing(&before, &after, &touched, self.report).context("comparing the checked file system")?;
+        let changed = differing(&before, &after, &touched, self.bench.report).context("comparing the checked file system")?;
         let states = States { before: &before, after: &after, changed: &changed };
-        let found = check::files(self.driver, &states, self.report).context("comparing the checked file system")?;
+        let found = check::files(self.driver, &states, self.bench.report).context("comparing the checked file system")?;
         if found.is_empty() { Ok(()) } else { Err(Stop::Rejected(found)) }
     }
 
     fn edit_table(&self, upper: &Arc<Overlay>) -> Result<(), Stop> {
-        let Some((gpt, number)) = self.look.gpt() else { return Ok(()) };
+        let Some((gpt, number)) = self.bench.look.gpt() else { return Ok(()) };
         let writes = gpt
-            .edit(&*self.look.disk, number, self.last_lba(), self.plan.disk.new)
+            .edit(&*self.bench.look.disk, number, self.last_lba(), self.plan.disk.new)
             .context("editing the partition table")?;
         for write in writes {
             upper.write_at(write.offset, &write.data).context("editing the partition table on the overlay")?;
@@ -188,14 +216,14 @@ impl Stage<'_> {
     }
 
     fn resize(&self, upper: &Arc<Overlay>) -> Result<bool, Stop> {
-        self.report.phase("resizing on the overlay", None, Unit::Items);
+        self.bench.report.phase("resizing on the overlay", None, Unit::Items);
         // A file system that shrinks still needs all of its old partition while it does.
         let (before, after) = (self.plan.partition_before(), self.plan.partition_after());
         let larger = if after.len > before.len { after } else { before };
-        self.with_export(upper, larger, |file, tools| {
+        self.bench.with_export(upper, larger, |file, tools| {
             let new_bytes = self.plan.file_system_size.new;
             self.driver.resize(file, new_bytes, tools).map_err(|e| rejected_by_tool(e, "resize-failed"))?;
-            self.report.phase("checking the result", None, Unit::Items);
+            self.bench.report.phase("checking the result", None, Unit::Items);
             self.driver.verify(file, tools).map_err(|e| rejected_by_tool(e, "result-not-clean"))
         })
     }
@@ -212,7 +240,7 @@ impl Stage<'_> {
         let mut rejections = Vec::new();
         let mut tables = ExtentMap::new();
         let mut neighbours = ExtentMap::new();
-        if let Some((gpt, number)) = self.look.gpt() {
+        if let Some((gpt, number)) = self.bench.look.gpt() {
             rejections.extend(
                 check::table(gpt, &*upper, number, self.last_lba()).context("reading the table of the result")?,
             );
@@ -223,14 +251,14 @@ impl Stage<'_> {
         allowed = allowed.union(&tables);
         let touched = lower.changed().union(&upper.changed());
         let delta =
-            differing(&**base, &*upper, &touched, self.report).context("finding what differs from the target")?;
+            differing(&**base, &*upper, &touched, self.bench.report).context("finding what differs from the target")?;
         rejections.extend(check::outside(&**base, &*upper, &delta, &allowed).context("looking for stray writes")?);
         let part = Window::new(upper.clone(), after).context("opening the result")?;
         rejections.extend(self.judge_files(lower, &upper, &part)?);
         if !rejections.is_empty() {
             return Err(Stop::Rejected(rejections));
         }
-        let used = self.driver.used(&part, self.report).context("reading what the result uses")?;
+        let used = self.driver.used(&part, self.bench.report).context("reading what the result uses")?;
         Ok(Rehearsed {
             delta: delta.difference(&neighbours),
             used: moved(&used, after.start).union(&tables),
@@ -242,11 +270,11 @@ impl Stage<'_> {
     fn judge_files(&self, lower: &Arc<Overlay>, upper: &Arc<Overlay>, part: &dyn DiskRead) -> Result<Vec<Refusal>, Stop> {
         let (before, after) = (self.plan.partition_before(), self.plan.partition_after());
         let old = Window::new(lower.clone(), before).context("opening the prepared file system")?;
-        self.report.phase("comparing every file", None, Unit::Items);
+        self.bench.report.phase("comparing every file", None, Unit::Items);
         let changed = inside(&upper.changed(), after);
         let states = States { before: &old, after: part, changed: &changed };
         let planned = (self.observed, self.plan.file_system_size.new);
-        Ok(check::file_system(self.driver, &states, planned, self.report).context("comparing every file")?)
+        Ok(check::file_system(self.driver, &states, planned, self.bench.report).context("comparing every file")?)
     }
 }
 

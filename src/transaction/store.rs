@@ -14,7 +14,8 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::stop::Stop;
-use crate::disk::{Dir, Host, HostDir, HostError, StateDir, read_vec, suitability};
+use crate::disk::survey::{Host, HostError};
+use crate::disk::{Dir, HostDir, StateDir, read_vec, suitability};
 use crate::fs::TransactionId;
 use crate::journal::{Closed, JOURNAL_NAME, Journal, JournalError, JournalState};
 use crate::plan::{Identity, Plan};
@@ -188,7 +189,7 @@ impl Store {
             Err(e) => return Err(e).with_context(|| format!("opening the journal of {id}")),
         };
         entry.journal_bytes = file.len_bytes();
-        match Journal::glance(&*file) {
+        match Journal::glance(file) {
             Ok((state, identity)) => {
                 (entry.progress, entry.ended) = match state {
                     JournalState::Hot => (Progress::Hot, None),

@@ -1,0 +1,573 @@
+//! Grow and shrink: plan, hold, snapshot, rehearse, seal, commit.
+
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, anyhow};
+use serde::Serialize;
+
+use super::dossier::{Dossier, Hands};
+use super::look::{Asked, Look, Volume};
+use super::media::HostMedia;
+use super::rehearse::{Bench, Rehearsed, Stage};
+use super::stop::Stop;
+use super::store::{Store, Summary, new_id};
+use crate::disk::survey::HostError;
+use crate::disk::{Dir, DiskRead, Hold, HostDir, StateDir, read_vec};
+use crate::export::How;
+use crate::extent::{Extent, ExtentMap};
+use crate::fs::{FsError, TransactionId};
+use crate::journal::{Draft, JournalError, Outcome};
+use crate::plan::{Facts, Forecast, Level, Plan, Request, To, Verdict, plan};
+use crate::report::{Refusal, Report, checkpoint};
+use crate::snapshot::{CHUNK_BYTES, Manifest, phase};
+use crate::table::Found;
+use crate::units::{UNIT_BYTES, round_down, round_up};
+
+/// How a change is made, besides what is asked for.
+pub struct Options<'a> {
+    /// Where journals are kept.
+    pub store: &'a Store,
+    /// How overlays are exported to tools.
+    pub how: How,
+    /// Where progress goes.
+    pub report: &'a dyn Report,
+}
+
+/// A plan, with what it was made from.
+pub struct Planned {
+    /// The target.
+    pub look: Look,
+    /// What came out.
+    pub verdict: Verdict,
+    /// Bytes in use, in the disk's coordinates.
+    used: ExtentMap,
+}
+
+/// What a change came to.
+#[derive(Clone, Debug, Serialize)]
+pub struct Done {
+    /// The transaction.
+    pub id: TransactionId,
+    /// What was to be done.
+    pub plan: Plan,
+    /// How the commit ended.
+    pub ending: Ending,
+    /// Bytes that differed and were written.
+    pub delta_bytes: u64,
+    /// Bytes of the journal.
+    pub journal_bytes: u64,
+    /// Bytes that were read back and compared.
+    pub verified_bytes: u64,
+    /// Whether they had to be read through the page cache.
+    pub cached: bool,
+    /// Seconds from holding the target to releasing it.
+    pub seconds: f64,
+    /// Of these, the seconds in which the target was being written and read back.
+    pub commit_seconds: f64,
+}
+
+/// How a commit ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case", tag = "ending")]
+pub enum Ending {
+    /// Done and verified.
+    Applied,
+    /// As before, and verified.
+    RolledBack {
+        /// What failed.
+        cause: String,
+    },
+    /// Recovery is needed.
+    Stuck {
+        /// What failed first.
+        cause: String,
+        /// What failed then.
+        rollback: String,
+        /// Where the target is known to be wrong.
+        differing: Vec<Extent>,
+    },
+}
+
+struct Asker<'a> {
+    volume: &'a Volume,
+    part: &'a dyn DiskRead,
+    used: &'a ExtentMap,
+}
+
+impl Forecast for Asker<'_> {
+    fn fit(&self, bytes: u64) -> u64 {
+        self.volume.driver.fit(self.part, bytes).unwrap_or(0)
+    }
+    fn delta_bytes(&self, bytes: u64) -> u64 {
+        self.volume.driver.delta_estimate(self.part, self.used, bytes).unwrap_or(u64::MAX >> 4)
+    }
+}
+
+pub(super) fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+}
+
+/// Looks at the target and makes a plan. Nothing is written to it, nor opened for writing.
+///
+/// # Errors
+/// [`Stop`].
+pub fn make_plan(asked: &Asked, request: &Request, options: &Options<'_>) -> Result<Planned, Stop> {
+    let look = Look::at(asked)?;
+    refuse_hot(&look, options.store)?;
+    let state = options.store.prepare(&look.host)?;
+    let (Some(partition), Some(volume)) = (look.partition, &look.file_system) else {
+        return Err(Stop::Refused(look.refusals));
+    };
+    let mut refusals = look.refusals.clone();
+    let part = look.window(partition).context("opening the partition")?;
+    let direction = request.direction;
+    refusals.extend(volume.driver.refusals(&part, direction).map_err(unreadable)?);
+    let bounds = volume.driver.bounds(&part).map_err(unreadable)?;
+    let own_used = volume.driver.used(&part, options.report).map_err(unreadable)?;
+    let mut notices = look.notices.clone();
+    refusals.extend(state_dir_refusal(&look, options.store, &state, &mut notices));
+    let used = on_disk(&look, &own_used, partition);
+    let resizer_min_bytes = match request.to {
+        To::Min if refusals.is_empty() => Some(ask_minimum(&look, volume, &used, partition, options)?),
+        _ => None,
+    };
+    let facts = Facts {
+        identity: look.identity(),
+        disk_bytes: look.disk.len_bytes(),
+        sector_bytes: u64::from(look.disk.geometry().logical_sector_bytes),
+        table: look.gpt(),
+        partition,
+        file_system: &volume.observed,
+        bounds: &bounds,
+        resizer_min_bytes,
+        used: &used,
+        refusals,
+        notices,
+        state_free_bytes: state.free_bytes,
+        image_free_bytes: free_beside(&look),
+        read_rate: probe_rate(&look, &used),
+        fingerprint: fingerprint(&look, partition)?,
+        driver: &Asker { volume, part: &part, used: &own_used },
+    };
+    let verdict = plan(request, &facts);
+    Ok(Planned { verdict, used, look })
+}
+
+fn unreadable(e: FsError) -> Stop {
+    match e {
+        FsError::Io(e) => Stop::from(anyhow::Error::from(e).context("reading the file system")),
+        FsError::Corrupt(what) => Stop::refused(
+            "damaged-file-system",
+            format!("the file system is damaged: {what}"),
+            "look at it with its own checker first (for ext: `e2fsck -fn`)",
+        ),
+        FsError::Unsupported(refusal) => Stop::Refused(vec![refusal]),
+    }
+}
+
+/// A target with a gate, or with a hot journal here, is not planned for.
+fn refuse_hot(look: &Look, store: &Store) -> Result<(), Stop> {
+    let gate = look.file_system.as_ref().and_then(|v| v.observed.gate);
+    let hot = store.hot_on(&look.identity())?;
+    let id = hot.first().map(|e| e.id).or(gate);
+    let Some(id) = id else { return Ok(()) };
+    let here = hot.iter().any(|e| e.id == id);
+    let hint = if here {
+        format!("holdfast recover --state-dir {}", store.path().display())
+    } else {
+        "its journal is in another state directory: run `holdfast recover --state-dir DIR` with that one".into()
+    };
+    let message = format!("transaction {id} is under way on {}: recovery comes first", look.shown);
+    Err(Stop::RecoveryNeeded(Some(id), Refusal::new("recovery-needed", message, hint)))
+}
+
+/// A journal must not lie on what it journals.
+fn state_dir_refusal(look: &Look, store: &Store, state: &StateDir, notices: &mut Vec<String>) -> Option<Refusal> {
+    let (device, holds) = (look.device.as_ref()?, state.device?);
+    let changing = look.node.as_ref().map_or(device.number, |node| node.device);
+    let shown = store.path().display();
+    if holds == changing || (look.node.is_none() && device.partitions.iter().any(|p| p.device == holds)) {
+        return Some(Refusal::new(
+            "state-dir-on-target",
+            format!("the state directory {shown} lies on what is to be changed"),
+            "name a directory on another file system with --state-dir",
+        ));
+    }
+    if device.number == holds || device.partitions.iter().any(|p| p.device == holds) {
+        notices.push(format!("the state directory {shown} is on another partition of the same disk"));
+    }
+    None
+}
+
+/// Bytes in use of the whole disk: those of the file system, and the table's.
+fn on_disk(look: &Look, used: &ExtentMap, partition: Extent) -> ExtentMap {
+    let mut map: ExtentMap = used.iter().map(|e| Extent::new(partition.start + e.start, e.len)).collect();
+    if let Some((gpt, _)) = look.gpt() {
+        gpt.table_extents(look.disk.len_bytes()).iter().for_each(|e| map.insert(e));
+    }
+    map
+}
+
+fn free_beside(look: &Look) -> Option<u64> {
+    if look.device.is_some() {
+        return None;
+    }
+    let stat = nix::sys::statvfs::statvfs(look.path.parent()?).ok()?;
+    Some((stat.blocks_available() as u64).saturating_mul(stat.fragment_size() as u64))
+}
+
+/// Reads at most 64 MiB of what is in use past the caches, spread over the disk, against the clock.
+fn probe_rate(look: &Look, used: &ExtentMap) -> Option<u64> {
+    const PIECES: usize = 64;
+    let reader = media_of(look, None).reader().ok()?;
+    let pieces: Vec<Extent> = used.iter().flat_map(|e| e.split(1 << 20)).collect();
+    let step = pieces.len().div_ceil(PIECES).max(1);
+    let mut buf = vec![0; 1 << 20];
+    let (began, mut bytes) = (Instant::now(), 0);
+    for piece in pieces.iter().step_by(step) {
+        reader.read_at(piece.start, &mut buf[..piece.len as usize]).ok()?;
+        bytes += piece.len;
+    }
+    let seconds = began.elapsed().as_secs_f64();
+    (bytes > 0 && seconds > 0.0).then_some((bytes as f64 / seconds) as u64)
+}
+
+/// BLAKE3 of everything that a plan relies on.
+fn fingerprint(look: &Look, partition: Extent) -> Result<String, Stop> {
+    let mut hasher = blake3::Hasher::new();
+    let identity = serde_json::to_vec(&look.identity()).context("describing the target")?;
+    hasher.update(&identity);
+    hasher.update(&look.disk.len_bytes().to_le_bytes());
+    hasher.update(&partition.start.to_le_bytes());
+    hasher.update(&partition.len.to_le_bytes());
+    if let Found::Gpt(gpt) = &look.table {
+        hasher.update(&gpt.fingerprint());
+    }
+    if let Some(volume) = &look.file_system {
+        let superblock = volume.driver.superblock();
+        let bytes = read_vec(&*look.disk, partition.start + superblock.start, superblock.len as usize);
+        hasher.update(&bytes.context("reading the superblock")?);
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+fn ask_minimum(
+    look: &Look,
+    volume: &Volume,
+    used: &ExtentMap,
+    partition: Extent,
+    options: &Options<'_>,
+) -> Result<u64, Stop> {
+    let scratch = scratch(options.store)?;
+    let bench = Bench { look, used, dir: scratch.path(), how: options.how, report: options.report };
+    bench.minimum(volume, partition)
+}
+
+/// A private directory that is gone when it is dropped, beside the transactions.
+fn scratch(store: &Store) -> anyhow::Result<tempfile::TempDir> {
+    tempfile::Builder::new()
+        .prefix("rehearsal-")
+        .tempdir_in(store.path())
+        .with_context(|| format!("creating a directory in {}", store.path().display()))
+}
+
+/// The target for the journal; `plan` says what the kernel is to be told in the end.
+pub(super) fn media_of(look: &Look, plan: Option<&Plan>) -> HostMedia {
+    let now = look.partition.unwrap_or(Extent::new(0, 0));
+    HostMedia {
+        path: look.path.clone(),
+        image_sector_bytes: look.device.is_none().then(|| look.disk.geometry().logical_sector_bytes),
+        node: look.node.clone(),
+        partition: plan.map_or((now, now), |p| (p.partition_before(), p.partition_after())),
+        cached: Mutex::new(false),
+    }
+}
+
+/// Holds the target, looks again, and makes sure that `plan` still fits.
+///
+/// # Errors
+/// [`Stop::Refused`] with `stale-plan` where it does not.
+fn hold_and_confirm(asked: &Asked, plan: &Plan, options: &Options<'_>) -> Result<(Hold, Planned, Plan), Stop> {
+    let again = make_plan(asked, &plan.request, options)?;
+    let hold = match again.look.hold() {
+        Ok(hold) => hold,
+        Err(HostError::Refused(refusal)) => return Err(Stop::Refused(vec![refusal])),
+        Err(HostError::Io(e)) => return Err(Stop::Failed(anyhow!(e).context("holding the target"))),
+    };
+    let fresh = match &again.verdict {
+        Verdict::Plan(fresh) => (**fresh).clone(),
+        Verdict::Refused(refusals) => return Err(Stop::Refused(refusals.clone())),
+        Verdict::NoChange(_) => return Err(stale("it has been carried out already")),
+    };
+    // Held now: what is read from here on stays as it is.
+    let Some(partition) = again.look.partition else { return Err(stale("the partition is gone")) };
+    if fingerprint(&again.look, partition)? != plan.fingerprint || fresh.fingerprint != plan.fingerprint {
+        return Err(stale("the target has changed since the plan was made"));
+    }
+    let same = fresh.partition == plan.partition
+        && fresh.disk == plan.disk
+        && fresh.file_system_size == plan.file_system_size;
+    if !same {
+        return Err(stale("the plan would come out differently now"));
+    }
+    Ok((hold, again, fresh))
+}
+
+fn stale(why: &str) -> Stop {
+    Stop::refused("stale-plan", format!("the plan does not fit any more: {why}"), "make a new plan")
+}
+
+/// Carries out a plan.
+///
+/// # Errors
+/// [`Stop`]: the target is untouched.
+pub fn carry_out(asked: &Asked, plan: &Plan, options: &Options<'_>) -> Result<Done, Stop> {
+    let began = Instant::now();
+    let (hold, planned, plan) = hold_and_confirm(asked, plan, options)?;
+    let summary = Summary { id: new_id()?, began: now(), plan: plan.clone() };
+    let dir = options.store.create(&summary)?;
+    let attempt = Attempt { planned: &planned, plan: &plan, id: summary.id, dir: &dir, options };
+    let result = attempt.run(began);
+    drop(hold);
+    if matches!(result, Err(Stop::Refused(_) | Stop::Interrupted)) {
+        // Nothing happened that anybody would want to look at later.
+        let _ = options.store.remove(summary.id);
+    }
+    result
+}
+
+/// Rehearses a plan and throws the result away.
+///
+/// # Errors
+/// [`Stop`].
+pub fn rehearse(asked: &Asked, plan: &Plan, options: &Options<'_>) -> Result<Plan, Stop> {
+    let began = Instant::now();
+    let (_hold, planned, mut plan) = hold_and_confirm(asked, plan, options)?;
+    let scratch = scratch(options.store)?;
+    let rehearsed = stage(&planned, &plan, scratch.path(), options)?.rehearse()?;
+    let delta_bytes = rehearsed.delta.total_bytes();
+    plan.estimate.delta_bytes = delta_bytes;
+    plan.estimate.state_bytes = 3 * delta_bytes + (1 << 20);
+    plan.estimate.measured = true;
+    let read = plan.estimate.seconds.map(|_| planned.used.total_bytes());
+    let rate = probe_rate(&planned.look, &planned.used);
+    let rest = read.zip(rate).map_or(0, |(bytes, rate)| (2 * bytes + 4 * delta_bytes) / rate.max(1));
+    plan.estimate.seconds = Some(began.elapsed().as_secs() + 1 + rest);
+    Ok(plan)
+}
+
+fn stage<'a>(
+    planned: &'a Planned,
+    plan: &'a Plan,
+    dir: &'a Path,
+    options: &'a Options<'a>,
+) -> Result<Stage<'a>, Stop> {
+    let volume = planned.look.file_system.as_ref().ok_or_else(|| stale("the file system is gone"))?;
+    let bench =
+        Bench { look: &planned.look, used: &planned.used, dir, how: options.how, report: options.report };
+    Ok(Stage { bench, observed: &volume.observed, driver: volume.driver, plan })
+}
+
+struct Attempt<'a> {
+    planned: &'a Planned,
+    plan: &'a Plan,
+    id: TransactionId,
+    dir: &'a HostDir,
+    options: &'a Options<'a>,
+}
+
+impl Attempt<'_> {
+    fn run(&self, began: Instant) -> Result<Done, Stop> {
+        let report = self.options.report;
+        let media = media_of(&self.planned.look, Some(self.plan));
+        // A dirty page of the partition's own node would overwrite what we write through the disk.
+        media.settle().context("dropping the page cache of the target")?;
+        let rehearsed = stage(self.planned, self.plan, self.dir.path(), self.options)?.rehearse()?;
+        let covered = self.covered(&rehearsed);
+        phase(report, "snapshot", &covered.0);
+        let reader = media.reader().context("opening the target past the page cache")?;
+        let identity = serde_json::to_string(&self.plan.identity).context("describing the target")?;
+        let before = Manifest::take(&reader, &covered.0, CHUNK_BYTES, &identity, report)
+            .context("taking the snapshot")?;
+        let after = before
+            .updated(&*rehearsed.after, &covered.1, &rehearsed.delta, report)
+            .context("describing the result")?;
+        let verified_bytes = after.extents.total_bytes();
+        media.reserve(&rehearsed.delta).map_err(no_space)?;
+        checkpoint(report)?;
+        self.options.store.keep_program(self.id);
+        let dossier = self.seal(&rehearsed, &identity, (before, after))?;
+        report.notice(&format!(
+            "commit point passed; should the machine stop now: holdfast recover --state-dir {}",
+            self.options.store.path().display()
+        ));
+        let committing = Instant::now();
+        let outcome = dossier.commit(&Hands {
+            media: &media,
+            driver: self.driver()?,
+            report,
+            now: now(),
+            whole: self.plan.request.level != Level::Changed,
+        });
+        Ok(Done {
+            id: self.id,
+            plan: self.plan.clone(),
+            ending: ending(outcome),
+            delta_bytes: dossier.journal.delta_bytes(),
+            journal_bytes: self.dir.open(crate::journal::JOURNAL_NAME).map_or(0, |f| f.len_bytes()),
+            verified_bytes: match self.plan.request.level {
+                Level::Changed => dossier.journal.delta_bytes(),
+                Level::Used | Level::All => verified_bytes,
+            },
+            cached: media.was_cached(),
+            seconds: began.elapsed().as_secs_f64(),
+            commit_seconds: committing.elapsed().as_secs_f64(),
+        })
+    }
+
+    fn driver(&self) -> Result<&'static dyn crate::fs::Driver, Stop> {
+        let volume = self.planned.look.file_system.as_ref();
+        volume.map(|v| v.driver).ok_or_else(|| stale("the file system is gone"))
+    }
+
+    /// What the manifests before and after cover.
+    fn covered(&self, rehearsed: &Rehearsed) -> (ExtentMap, ExtentMap) {
+        let (mut before, mut after) = (self.planned.used.clone(), rehearsed.used.clone());
+        if self.plan.request.level == Level::All {
+            // The neighbours, and what lies between: everything outside the partition.
+            let rest = |disk_bytes: u64, partition: Extent, map: &mut ExtentMap| {
+                map.insert(Extent::from_range(0, partition.start));
+                map.insert(Extent::from_range(partition.end(), disk_bytes.max(partition.end())));
+            };
+            rest(self.plan.disk.current, self.plan.partition_before(), &mut before);
+            rest(self.plan.disk.new, self.plan.partition_after(), &mut after);
+        }
+        (before, after)
+    }
+
+    fn seal(
+        &self,
+        rehearsed: &Rehearsed,
+        identity: &str,
+        manifests: (Manifest, Manifest),
+    ) -> Result<Dossier, Stop> {
+        let look = &self.planned.look;
+        let driver = self.driver()?;
+        let start = self.plan.partition_start;
+        let superblock = driver.superblock();
+        let superblock = Extent::new(start + superblock.start, superblock.len);
+        let unit = self.unit_of(superblock);
+        let mut gate = read_vec(&*look.disk, unit.start, unit.len as usize).context("reading the superblock")?;
+        let place = (superblock.start - unit.start) as usize..(superblock.end() - unit.start) as usize;
+        let closed = driver.close_gate(&gate[place.clone()], self.id).map_err(unreadable)?;
+        gate[place].copy_from_slice(&closed);
+        let parts = Parts::of(look, self.plan, &rehearsed.delta);
+        let draft = Draft {
+            id: self.id,
+            identity,
+            driver: driver.name(),
+            superblock,
+            superblock_unit: unit,
+            gate: &gate,
+            backup_table: &parts.backup_table,
+            primary_table: &parts.primary_table,
+            blocks: &parts.blocks,
+        };
+        self.check_room(draft.file_bytes())?;
+        let sealed = Dossier::seal(
+            self.dir,
+            &draft,
+            &*look.disk,
+            &*rehearsed.after,
+            manifests,
+            self.options.report,
+        );
+        sealed.map_err(|e| match e {
+            super::dossier::DossierError::Journal(JournalError::Io { source, .. })
+            | super::dossier::DossierError::Io { source, .. }
+                if source.kind() == std::io::ErrorKind::StorageFull =>
+            {
+                no_space(source)
+            }
+            e => Stop::from(anyhow::Error::from(e)),
+        })
+    }
+
+    /// The whole units that hold the superblock, without what belongs to another partition.
+    fn unit_of(&self, superblock: Extent) -> Extent {
+        let physical = u64::from(self.planned.look.disk.geometry().physical_sector_bytes);
+        let unit = physical.max(UNIT_BYTES);
+        let start = round_down(superblock.start, unit);
+        let end = round_up(superblock.end(), unit).unwrap_or(superblock.end());
+        // Partitions need not start on a unit: then what lies before is not ours.
+        Extent::from_range(start.max(self.plan.partition_start.min(superblock.start)), end)
+    }
+
+    /// The journal's exact need, against what is free now.
+    fn check_room(&self, needed: u64) -> Result<(), Stop> {
+        let free = self.options.store.prepare(&self.planned.look.host)?.free_bytes;
+        if needed <= free {
+            return Ok(());
+        }
+        Err(Stop::refused(
+            "no-journal-space",
+            format!(
+                "the journal needs {}, and {} are free in {}",
+                crate::units::Bytes(needed),
+                crate::units::Bytes(free),
+                self.options.store.path().display()
+            ),
+            "free some space there, or name a directory on another file system with --state-dir",
+        ))
+    }
+}
+
+fn no_space(e: std::io::Error) -> Stop {
+    Stop::refused(
+        "no-space",
+        format!("there is no space left: {e}"),
+        "free some space, or name another directory with --state-dir",
+    )
+}
+
+fn ending(outcome: Outcome) -> Ending {
+    match outcome {
+        Outcome::Applied => Ending::Applied,
+        Outcome::RolledBack { cause } => Ending::RolledBack { cause },
+        Outcome::Stuck { cause, rollback, differing } => Ending::Stuck { cause, rollback, differing },
+    }
+}
+
+/// The delta by the step in which it is written.
+struct Parts {
+    backup_table: ExtentMap,
+    primary_table: ExtentMap,
+    blocks: ExtentMap,
+}
+
+impl Parts {
+    fn of(look: &Look, plan: &Plan, delta: &ExtentMap) -> Parts {
+        let mut parts = Parts {
+            backup_table: ExtentMap::new(),
+            primary_table: ExtentMap::new(),
+            blocks: ExtentMap::new(),
+        };
+        let Some((gpt, _)) = look.gpt() else {
+            parts.blocks = delta.clone();
+            return parts;
+        };
+        let first_usable = gpt.first_usable_lba() * plan.sector_bytes;
+        let tables = gpt.table_extents(plan.disk.new);
+        for unit in delta.iter().flat_map(|e| e.split(UNIT_BYTES)) {
+            let map = match (tables.intersects(unit), unit.start < first_usable) {
+                (true, true) => &mut parts.primary_table,
+                (true, false) => &mut parts.backup_table,
+                (false, _) => &mut parts.blocks,
+            };
+            map.insert(unit);
+        }
+        parts
+    }
+}
