@@ -6,6 +6,7 @@
 //!
 //! [`tool`] is the one place that starts processes.
 
+pub mod signature;
 pub mod tool;
 
 use std::io;
