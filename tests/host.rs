@@ -291,16 +291,16 @@ fn the_kernel_is_told_of_a_partitions_new_size() {
     let partition = disk.partition(2).unwrap();
     assert_eq!(partition.extent, Extent::new(MIB, 8 * MIB));
     assert_eq!(partition.node, node);
-    resize_partition(&device.0, 2, Extent::new(MIB, 12 * MIB)).unwrap();
+    resize_partition(&host, &device.0, 2, Extent::new(MIB, 12 * MIB)).unwrap();
     assert_eq!(FileDisk::open_read(&node).unwrap().len_bytes(), 12 * MIB);
     let Target::Disk(disk) = host.resolve(&device.0).unwrap() else {
         panic!("not seen as a disk");
     };
     assert_eq!(disk.len_bytes, 32 * MIB);
     assert_eq!(disk.partition(2).unwrap().extent.len, 12 * MIB);
-    let moved = resize_partition(&device.0, 2, Extent::new(2 * MIB, 12 * MIB)).unwrap_err();
+    let moved = resize_partition(&host, &device.0, 2, Extent::new(2 * MIB, 12 * MIB)).unwrap_err();
     assert!(moved.to_string().contains("partition 2"), "{moved}");
-    assert!(resize_partition(&device.0, 3, Extent::new(MIB, MIB)).is_err());
+    assert!(resize_partition(&host, &device.0, 3, Extent::new(MIB, MIB)).is_err());
     assert!(
         host.list_disks()
             .unwrap()
@@ -349,7 +349,7 @@ fn a_held_device_cannot_be_mounted_or_held_again() {
     // The writer beside it, and BLKPG.
     let writer = FileDisk::open_write(&device.0).unwrap();
     writer.write_at(MIB + 2048, &[0]).unwrap();
-    resize_partition(&device.0, 1, Extent::new(MIB, 9 * MIB)).unwrap();
+    resize_partition(&host, &device.0, 1, Extent::new(MIB, 9 * MIB)).unwrap();
     drop(writer);
     let second = refusal(Hold::device(&host, &one, &device.0, NO_PATIENCE).unwrap_err());
     assert_eq!(second.code, "held");
@@ -440,6 +440,16 @@ fn an_image_is_held_against_us_loop_devices_and_emulators() {
     fs::remove_file(&path).unwrap();
     let refused = refusal(Hold::image(&host, &link, NO_PATIENCE).unwrap_err());
     assert_eq!(refused.code, "held-by-loop");
+    // Where the loop device cannot be asked, its file's path is compared.
+    let blind = Host {
+        dev: dir.path().join("no-nodes"),
+        ..Host::default()
+    };
+    fs::hard_link(&link, &path).unwrap();
+    for name in [&link, &path] {
+        let refused = refusal(Hold::image(&blind, name, NO_PATIENCE).unwrap_err());
+        assert_eq!(refused.code, "held-by-loop");
+    }
     drop(device);
     Hold::image(&host, &link, NO_PATIENCE).unwrap();
     assert!(Hold::image(&host, dir.path(), NO_PATIENCE).is_err());

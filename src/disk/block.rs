@@ -8,6 +8,7 @@ use std::path::Path;
 
 use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
 
+use super::survey::{Host, Target};
 use super::sys;
 use crate::extent::Extent;
 
@@ -28,15 +29,16 @@ pub(super) fn sector_bytes(device: &File) -> io::Result<(u32, u32)> {
 }
 
 /// Tells the kernel that partition `number` of the disk at `disk` now covers `extent` (in bytes,
-/// from the start of the disk), and asks it what it believes after that.
+/// from the start of the disk), and asks it what it believes after that: a tool that relies on
+/// the size must not see the old one.
 ///
 /// The kernel lets a partition shrink below a mounted file system: the caller makes sure that
 /// nothing uses it. The start cannot change.
 ///
 /// # Errors
-/// The kernel's, with the numbers.
-pub fn resize_partition(disk: &Path, number: u32, extent: Extent) -> io::Result<()> {
-    let name = |e: io::Error| {
+/// The kernel's, with the numbers; also where it then names another extent.
+pub fn resize_partition(host: &Host, disk: &Path, number: u32, extent: Extent) -> io::Result<()> {
+    let named = |e: io::Error| {
         io::Error::new(
             e.kind(),
             format!(
@@ -46,7 +48,15 @@ pub fn resize_partition(disk: &Path, number: u32, extent: Extent) -> io::Result<
         )
     };
     let file = open_node(disk)?;
-    sys::resize_partition(&file, number, extent).map_err(name)
+    sys::resize_partition(&file, number, extent).map_err(named)?;
+    let Target::Disk(device) = host.resolve(disk)? else {
+        return Err(named(io::ErrorKind::InvalidInput.into()));
+    };
+    match device.partition(number).map(|p| p.extent) {
+        Some(now) if now == extent => Ok(()),
+        Some(now) => Err(named(io::Error::other(format!("it still says {now}")))),
+        None => Err(named(io::Error::other("it knows no such partition"))),
+    }
 }
 
 /// Writes back and drops what the page cache holds of a file or of a block device's node.

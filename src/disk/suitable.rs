@@ -156,7 +156,7 @@ fn lasting(host: &Host, dir: &Path, depth: u32) -> Result<String, HostError> {
     let shown = escape_bytes(dir.as_os_str().as_encoded_bytes());
     let refuse = |code: &str, what: String| {
         let hint = "Name a directory on a local disk that is not changed here, such as one on \
-                    another disk or a USB disk with ext4, with --state-dir.";
+                    another disk, or on a USB disk with ext4.";
         Err(HostError::Refused(Refusal::new(code, what, hint)))
     };
     let unknown = |why: &str| refuse("state-dir-unknown", format!("{shown} {why}"));

@@ -7,6 +7,7 @@
 //! [`tool`] is the one place that starts processes.
 
 pub mod ext;
+pub mod signature;
 pub mod tool;
 
 use std::fmt;
