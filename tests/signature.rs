@@ -1,6 +1,9 @@
 //! Signatures against what real tools write, and against `blkid`. Needs e2fsprogs, xfsprogs,
 //! btrfs-progs and util-linux; other tools are used where they are, and named where they are not.
 
+// A test stops at the first surprise.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 use std::fs::File;
 use std::path::Path;
 use std::process::{Command, Stdio};

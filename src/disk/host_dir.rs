@@ -202,7 +202,8 @@ mod tests {
             dir.create(name).unwrap();
         }
         std::fs::create_dir(parent.path().join("tx/sub")).unwrap();
-        symlink("a", parent.path().join("tx/link")).unwrap();
+        std::fs::write(parent.path().join("outside"), b"x").unwrap();
+        symlink("../outside", parent.path().join("tx/link")).unwrap();
         assert_eq!(dir.names().unwrap(), ["a", "b"]);
         dir.rename("a", "b").unwrap();
         assert_eq!(dir.names().unwrap(), ["b"]);

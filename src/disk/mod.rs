@@ -10,6 +10,8 @@
 //! 3. After one failed write or flush, nothing more can be known about what the disk holds. The
 //!    [`Latch`] makes every later call fail, so that a second flush that "succeeds" is not
 //!    believed.
+//! 4. To look and to hold needs no writable handle: [`survey`], [`Hold`] and the readers open
+//!    nothing for writing.
 
 mod block;
 mod direct;
