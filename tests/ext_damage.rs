@@ -1,6 +1,9 @@
 //! What stands against a resize is refused by its code, and what is damaged is named; no bytes
 //! make the reader panic or hang.
 
+// Helpers of tests may fail as tests do.
+#![allow(clippy::expect_used)]
+
 #[path = "ext_images/mod.rs"]
 mod ext_images;
 

@@ -2,12 +2,13 @@
 //!
 //! Needs root: mounting is the point.
 
+// Helpers of tests may fail as tests do.
+#![allow(clippy::expect_used)]
+
 #[path = "ext_images/mod.rs"]
 mod ext_images;
 
-use std::path::Path;
-
-use ext_images::{Image, make, output, run};
+use ext_images::{Image, make, mounted, output, run};
 use holdfast::fs::ext::Ext;
 use holdfast::fs::{Direction, Driver, GateState, TransactionId};
 
@@ -40,25 +41,13 @@ fn superblock(bytes: &[u8]) -> &[u8] {
     &bytes[at.start as usize..at.end() as usize]
 }
 
-/// Mounts, and unmounts again where that worked. Whether it worked.
-fn mounts(image: &Image, dir: &Path, options: &str) -> bool {
-    let point = dir.join("mount-point");
-    std::fs::create_dir_all(&point).expect("mount point");
-    let point = point.to_str().expect("UTF-8");
-    let mounted = output("mount", &["-o", options, image.path(), point]);
-    if mounted.status.success() {
-        run("umount", &["-d", point]);
-    }
-    mounted.status.success()
-}
-
 #[test]
 fn nobody_enters_a_closed_gate() {
     for shape in SHAPES {
         let dir = tempfile::tempdir().expect("temporary directory");
         let image = make(dir.path(), shape, 16 * 1024, &[]);
         assert!(
-            mounts(&image, dir.path(), "loop,ro"),
+            mounted(&image, "loop,ro", |_| ()),
             "{shape}: this test needs root and loop devices"
         );
         let open = image.bytes();
@@ -96,7 +85,7 @@ fn nobody_enters_a_closed_gate() {
         }
         for options in ["loop", "loop,ro", "loop,ro,noload", "loop,errors=continue"] {
             assert!(
-                !mounts(&image, dir.path(), options),
+                !mounted(&image, options, |_| ()),
                 "{shape}: mounted {options}"
             );
             assert!(image.bytes() == closed, "{shape}: mount {options} wrote");

@@ -70,6 +70,34 @@ pub fn run(tool: &str, args: &[&str]) -> String {
     text
 }
 
+/// Mounts through a loop device, runs `inside` on the mount point, and unmounts again. `false` where
+/// it could not be mounted.
+pub fn mounted(image: &Image, options: &str, inside: impl FnOnce(&Path)) -> bool {
+    struct Unmount(String);
+    impl Drop for Unmount {
+        fn drop(&mut self) {
+            let out = output("umount", &["-d", &self.0]);
+            assert!(
+                out.status.success() || std::thread::panicking(),
+                "umount {}",
+                self.0
+            );
+        }
+    }
+    let point = image.file.with_file_name("mount-point");
+    fs::create_dir_all(&point).expect("mount point");
+    let text = point.to_str().expect("UTF-8");
+    if !output("mount", &["-o", options, image.path(), text])
+        .status
+        .success()
+    {
+        return false;
+    }
+    let _unmount = Unmount(text.into());
+    inside(&point);
+    true
+}
+
 /// Makes a file system of `size_kib` in `dir` and fills it with files, holes and deleted files.
 pub fn make(dir: &Path, args: &str, size_kib: u64, refused: &'static [&'static str]) -> Image {
     let (tree, file, commands) = (dir.join("tree"), dir.join("image"), dir.join("commands"));
