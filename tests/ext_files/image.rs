@@ -34,21 +34,24 @@ impl Random {
     }
 }
 
-/// Runs a tool and returns what it printed. Panics with that where its exit code is not wanted.
+/// Runs a tool and returns what it printed on stdout. Panics with all that it printed where its
+/// exit code is not wanted. `debugfs` exits with 0 whatever happens: it must say nothing on stderr
+/// but its version.
 pub fn run(tool: &str, args: &[&str], wanted: &[i32]) -> String {
     let output = Command::new(tool)
         .args(args)
         .env("LC_ALL", "C")
         .output()
         .unwrap_or_else(|error| panic!("starting {tool}: {error}"));
-    let text = String::from_utf8_lossy(&output.stdout).into_owned()
-        + &String::from_utf8_lossy(&output.stderr);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
     let code = output.status.code();
+    let complains = tool == "debugfs" && stderr.lines().any(|line| !line.starts_with("debugfs 1."));
     assert!(
-        code.is_some_and(|code| wanted.contains(&code)),
-        "{tool} {args:?} ended with {code:?}:\n{text}"
+        code.is_some_and(|code| wanted.contains(&code)) && !complains,
+        "{tool} {args:?} ended with {code:?}:\n{stderr}{stdout}"
     );
-    text
+    stdout
 }
 
 /// A file as a disk.
@@ -96,8 +99,7 @@ impl Image {
         fs::read(&self.path).expect("reading an image")
     }
 
-    /// Runs `debugfs` commands that change the image. Each must succeed silently, as far as
-    /// `debugfs` says so at all.
+    /// Runs `debugfs` commands that change the image.
     pub fn debugfs(&self, commands: &[&str]) -> String {
         let script = self.path.with_extension("debugfs");
         fs::write(&script, commands.join("\n") + "\n").expect("writing a script");
@@ -110,24 +112,19 @@ impl Image {
         run("debugfs", &["-R", command, self.name()], &[0])
     }
 
-    /// The number after `label` in what `debugfs stat` prints for a path.
-    pub fn inode_of(&self, path: &str) -> u32 {
-        let text = self.ask(&format!("stat {path}"));
-        let rest = text
-            .split("Inode: ")
-            .nth(1)
-            .unwrap_or_else(|| panic!("{path}: {text}"));
-        rest.split_whitespace()
-            .next()
-            .and_then(|n| n.parse().ok())
-            .expect("a number")
+    /// The block of the inode table that a file's inode is in.
+    pub fn table_block_of(&self, path: &str) -> u64 {
+        let text = self.ask(&format!("imap {path}"));
+        let rest = text.split("at block ").nth(1).expect("a block");
+        let digits = rest.split(',').next().expect("a number");
+        digits.parse().expect("a number")
     }
 
     /// The blocks of a file, maps not among them.
     pub fn blocks_of(&self, path: &str) -> Vec<u64> {
         let text = self.ask(&format!("blocks {path}"));
-        let last = text.lines().last().unwrap_or_default();
-        let blocks = last
+        let first = text.lines().next().unwrap_or_default();
+        let blocks = first
             .split_whitespace()
             .map(|n| n.parse().expect("a block number"));
         blocks.filter(|&block| block != 0).collect()
@@ -247,19 +244,24 @@ pub fn make_tree(root: &Path, files: u64) {
     );
 }
 
-/// An image of the tree `root`, with `inodes` inodes, made by `mke2fs` with `options`. Its early
-/// files are deleted again, every second one: the inodes and blocks of the last groups are in use
-/// and there is room for them before, in pieces.
-pub fn make_image(path: &Path, root: &Path, options: &[&str], size: &str, inodes: u64) -> Image {
+/// Size of each of the files that fill an image.
+const FILLER_BYTES: u64 = 64 << 10;
+/// What the fillers leave free, for the files that come after them.
+const LATE_BYTES: u64 = 9 << 20;
+
+/// An image of the tree `root`, made by `mke2fs` with `options`. Then it is filled up, large files
+/// are written to its end, and half of what came first is removed: the inodes and blocks at the
+/// end are in use, and the room for them before is in pieces.
+pub fn make_image(path: &Path, root: &Path, options: &[&str], size: &str) -> Image {
     let file = File::create(path).expect("creating an image");
     file.set_len(mebibytes(size) << 20)
         .expect("extending an image");
-    let (inodes, text) = (inodes.to_string(), path.to_str().expect("UTF-8"));
+    let text = path.to_str().expect("UTF-8");
     let mut args = vec![
         "-q",
         "-F",
         "-N",
-        &inodes,
+        "1900",
         "-d",
         root.to_str().expect("UTF-8"),
     ];
@@ -267,21 +269,24 @@ pub fn make_image(path: &Path, root: &Path, options: &[&str], size: &str, inodes
     args.extend([text, size]);
     run("mke2fs", &args, &[0]);
     let image = Image::open(path);
-    let attribute = image.path.with_file_name("attribute");
-    fs::write(&attribute, Random(3).bytes(600)).expect("writing");
-    let attribute = attribute.to_str().expect("UTF-8");
+    let mut commands = fill(&image);
     let last = fs::read_dir(root.join("many")).expect("listing").count();
-    let mut commands: Vec<String> = (3..last * 3 / 4)
-        .filter(|n| n % 2 == 1)
-        .map(|n| format!("rm /many/file-{n:04}"))
-        .collect();
+    let odd = (3..last * 3 / 4).filter(|n| n % 2 == 1);
+    commands.extend(odd.map(|n| format!("rm /many/file-{n:04}")));
     for n in [last - 1, last - 2, 2, 4] {
+        let attribute = host_file(&image, "attribute", 600, 3);
         commands.push(format!("ea_set /many/file-{n:04} user.small value-{n}"));
         commands.push(format!(
             "ea_set -f {attribute} /many/file-{n:04} user.large"
         ));
     }
     commands.push("ea_set /deep user.of.a.directory yes".into());
+    if options.iter().any(|o| o.contains("ea_inode")) {
+        let value = host_file(&image, "value", 20_000, 9);
+        for file in ["/late/late-1", "/many/file-0002"] {
+            commands.push(format!("ea_set -f {value} {file} user.huge"));
+        }
+    }
     if !options
         .iter()
         .any(|o| matches!(*o, "ext2" | "ext3") || o.contains("^extent"))
@@ -291,4 +296,55 @@ pub fn make_image(path: &Path, root: &Path, options: &[&str], size: &str, inodes
     image.debugfs(&commands.iter().map(String::as_str).collect::<Vec<_>>());
     image.fsck();
     image
+}
+
+/// A file beside the image with random content.
+fn host_file(image: &Image, name: &str, len: u64, seed: u64) -> String {
+    let path = image.path.with_file_name(name);
+    fs::write(&path, Random(seed).bytes(len)).expect("writing");
+    path.to_str().expect("UTF-8").into()
+}
+
+/// Commands that fill an image but for [`LATE_BYTES`], write large files into what is left, and
+/// then remove every second filler.
+fn fill(image: &Image) -> Vec<String> {
+    let text = run("dumpe2fs", &["-h", image.name()], &[0]);
+    let number = |label: &str| -> u64 {
+        let line = text
+            .lines()
+            .find(|line| line.starts_with(label))
+            .expect("a line");
+        let word = line.split_whitespace().last().expect("a word");
+        word.parse().expect("a number")
+    };
+    let free = number("Free blocks:") * number("Block size:");
+    let count = free.saturating_sub(LATE_BYTES) / (FILLER_BYTES + 4096);
+    let mut commands = ["mkdir filler", "cd filler"].map(String::from).to_vec();
+    for n in 0..count {
+        let content = host_file(image, &format!("filler-{n}"), FILLER_BYTES, n + 100);
+        commands.push(format!("write {content} filler-{n:03}"));
+    }
+    commands.extend(
+        [
+            "cd /",
+            "mkdir late",
+            "cd late",
+            "mkdir sub",
+            "mkdir sub/inner",
+        ]
+        .map(String::from),
+    );
+    for n in 0..5 {
+        let content = host_file(image, &format!("late-{n}"), 400_000 * (n + 1), n + 7);
+        commands.push(format!("write {content} late-{n}"));
+    }
+    let note = host_file(image, "note", 3000, 5);
+    commands.extend([
+        "cd sub/inner".into(),
+        format!("write {note} note"),
+        "cd /".into(),
+    ]);
+    let odd = (0..count).filter(|n| n % 2 == 1);
+    commands.extend(odd.map(|n| format!("rm /filler/filler-{n:03}")));
+    commands
 }
