@@ -1,2 +1,7 @@
-//! The `holdfast` command.
-fn main() {}
+//! The `holdfast` command: parse, run, exit code.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    holdfast::cli::main()
+}

@@ -17,7 +17,7 @@ use crate::disk::survey::HostError;
 use crate::disk::{Dir, DiskRead, Hold, HostDir, StateDir, read_vec};
 use crate::export::How;
 use crate::extent::{Extent, ExtentMap};
-use crate::fs::{FsError, TransactionId};
+use crate::fs::{Direction, FsError, TransactionId};
 use crate::journal::{Draft, JournalError, Outcome};
 use crate::plan::{Facts, Forecast, Level, Plan, Request, To, Verdict, plan};
 use crate::report::{Refusal, Report, checkpoint};
@@ -101,12 +101,17 @@ impl Forecast for Asker<'_> {
         self.volume.driver.fit(self.part, bytes).unwrap_or(0)
     }
     fn delta_bytes(&self, bytes: u64) -> u64 {
-        self.volume.driver.delta_estimate(self.part, self.used, bytes).unwrap_or(u64::MAX >> 4)
+        self.volume
+            .driver
+            .delta_estimate(self.part, self.used, bytes)
+            .unwrap_or(u64::MAX >> 4)
     }
 }
 
 pub(super) fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs())
 }
 
 /// Looks at the target and makes a plan. Nothing is written to it, nor opened for writing.
@@ -123,14 +128,29 @@ pub fn make_plan(asked: &Asked, request: &Request, options: &Options<'_>) -> Res
     let mut refusals = look.refusals.clone();
     let part = look.window(partition).context("opening the partition")?;
     let direction = request.direction;
-    refusals.extend(volume.driver.refusals(&part, direction).map_err(unreadable)?);
+    refusals.extend(
+        volume
+            .driver
+            .refusals(&part, direction)
+            .map_err(unreadable)?,
+    );
     let bounds = volume.driver.bounds(&part).map_err(unreadable)?;
-    let own_used = volume.driver.used(&part, options.report).map_err(unreadable)?;
+    let own_used = volume
+        .driver
+        .used(&part, options.report)
+        .map_err(unreadable)?;
     let mut notices = look.notices.clone();
-    refusals.extend(state_dir_refusal(&look, options.store, &state, &mut notices));
+    refusals.extend(state_dir_refusal(
+        &look,
+        options.store,
+        &state,
+        &mut notices,
+    ));
     let used = on_disk(&look, &own_used, partition);
     let resizer_min_bytes = match request.to {
-        To::Min if refusals.is_empty() => Some(ask_minimum(&look, volume, &used, partition, options)?),
+        To::Min if refusals.is_empty() => {
+            Some(ask_minimum(&look, volume, &used, partition, options)?)
+        }
         _ => None,
     };
     let facts = Facts {
@@ -149,10 +169,18 @@ pub fn make_plan(asked: &Asked, request: &Request, options: &Options<'_>) -> Res
         image_free_bytes: free_beside(&look),
         read_rate: probe_rate(&look, &used),
         fingerprint: fingerprint(&look, partition)?,
-        driver: &Asker { volume, part: &part, used: &own_used },
+        driver: &Asker {
+            volume,
+            part: &part,
+            used: &own_used,
+        },
     };
     let verdict = plan(request, &facts);
-    Ok(Planned { verdict, used, look })
+    Ok(Planned {
+        verdict,
+        used,
+        look,
+    })
 }
 
 fn unreadable(e: FsError) -> Stop {
@@ -179,16 +207,29 @@ fn refuse_hot(look: &Look, store: &Store) -> Result<(), Stop> {
     } else {
         "its journal is in another state directory: run `holdfast recover --state-dir DIR` with that one".into()
     };
-    let message = format!("transaction {id} is under way on {}: recovery comes first", look.shown);
-    Err(Stop::RecoveryNeeded(Some(id), Refusal::new("recovery-needed", message, hint)))
+    let message = format!(
+        "transaction {id} is under way on {}: recovery comes first",
+        look.shown
+    );
+    Err(Stop::RecoveryNeeded(
+        Some(id),
+        Refusal::new("recovery-needed", message, hint),
+    ))
 }
 
 /// A journal must not lie on what it journals.
-fn state_dir_refusal(look: &Look, store: &Store, state: &StateDir, notices: &mut Vec<String>) -> Option<Refusal> {
+fn state_dir_refusal(
+    look: &Look,
+    store: &Store,
+    state: &StateDir,
+    notices: &mut Vec<String>,
+) -> Option<Refusal> {
     let (device, holds) = (look.device.as_ref()?, state.device?);
     let changing = look.node.as_ref().map_or(device.number, |node| node.device);
     let shown = store.path().display();
-    if holds == changing || (look.node.is_none() && device.partitions.iter().any(|p| p.device == holds)) {
+    if holds == changing
+        || (look.node.is_none() && device.partitions.iter().any(|p| p.device == holds))
+    {
         return Some(Refusal::new(
             "state-dir-on-target",
             format!("the state directory {shown} lies on what is to be changed"),
@@ -196,16 +237,23 @@ fn state_dir_refusal(look: &Look, store: &Store, state: &StateDir, notices: &mut
         ));
     }
     if device.number == holds || device.partitions.iter().any(|p| p.device == holds) {
-        notices.push(format!("the state directory {shown} is on another partition of the same disk"));
+        notices.push(format!(
+            "the state directory {shown} is on another partition of the same disk"
+        ));
     }
     None
 }
 
 /// Bytes in use of the whole disk: those of the file system, and the table's.
 fn on_disk(look: &Look, used: &ExtentMap, partition: Extent) -> ExtentMap {
-    let mut map: ExtentMap = used.iter().map(|e| Extent::new(partition.start + e.start, e.len)).collect();
+    let mut map: ExtentMap = used
+        .iter()
+        .map(|e| Extent::new(partition.start + e.start, e.len))
+        .collect();
     if let Some((gpt, _)) = look.gpt() {
-        gpt.table_extents(look.disk.len_bytes()).iter().for_each(|e| map.insert(e));
+        gpt.table_extents(look.disk.len_bytes())
+            .iter()
+            .for_each(|e| map.insert(e));
     }
     map
 }
@@ -227,7 +275,9 @@ fn probe_rate(look: &Look, used: &ExtentMap) -> Option<u64> {
     let mut buf = vec![0; 1 << 20];
     let (began, mut bytes) = (Instant::now(), 0);
     for piece in pieces.iter().step_by(step) {
-        reader.read_at(piece.start, &mut buf[..piece.len as usize]).ok()?;
+        reader
+            .read_at(piece.start, &mut buf[..piece.len as usize])
+            .ok()?;
         bytes += piece.len;
     }
     let seconds = began.elapsed().as_secs_f64();
@@ -247,7 +297,11 @@ fn fingerprint(look: &Look, partition: Extent) -> Result<String, Stop> {
     }
     if let Some(volume) = &look.file_system {
         let superblock = volume.driver.superblock();
-        let bytes = read_vec(&*look.disk, partition.start + superblock.start, superblock.len as usize);
+        let bytes = read_vec(
+            &*look.disk,
+            partition.start + superblock.start,
+            superblock.len as usize,
+        );
         hasher.update(&bytes.context("reading the superblock")?);
     }
     Ok(hasher.finalize().to_hex().to_string())
@@ -261,7 +315,13 @@ fn ask_minimum(
     options: &Options<'_>,
 ) -> Result<u64, Stop> {
     let scratch = scratch(options.store)?;
-    let bench = Bench { look, used, dir: scratch.path(), how: options.how, report: options.report };
+    let bench = Bench {
+        look,
+        used,
+        dir: scratch.path(),
+        how: options.how,
+        report: options.report,
+    };
     bench.minimum(volume, partition)
 }
 
@@ -278,7 +338,10 @@ pub(super) fn media_of(look: &Look, plan: Option<&Plan>) -> HostMedia {
     let now = look.partition.unwrap_or(Extent::new(0, 0));
     HostMedia {
         path: look.path.clone(),
-        image_sector_bytes: look.device.is_none().then(|| look.disk.geometry().logical_sector_bytes),
+        image_sector_bytes: look
+            .device
+            .is_none()
+            .then(|| look.disk.geometry().logical_sector_bytes),
         node: look.node.clone(),
         partition: plan.map_or((now, now), |p| (p.partition_before(), p.partition_after())),
         cached: Mutex::new(false),
@@ -289,12 +352,18 @@ pub(super) fn media_of(look: &Look, plan: Option<&Plan>) -> HostMedia {
 ///
 /// # Errors
 /// [`Stop::Refused`] with `stale-plan` where it does not.
-fn hold_and_confirm(asked: &Asked, plan: &Plan, options: &Options<'_>) -> Result<(Hold, Planned, Plan), Stop> {
+fn hold_and_confirm(
+    asked: &Asked,
+    plan: &Plan,
+    options: &Options<'_>,
+) -> Result<(Hold, Planned, Plan), Stop> {
     let again = make_plan(asked, &plan.request, options)?;
     let hold = match again.look.hold() {
         Ok(hold) => hold,
         Err(HostError::Refused(refusal)) => return Err(Stop::Refused(vec![refusal])),
-        Err(HostError::Io(e)) => return Err(Stop::Failed(anyhow!(e).context("holding the target"))),
+        Err(HostError::Io(e)) => {
+            return Err(Stop::Failed(anyhow!(e).context("holding the target")));
+        }
     };
     let fresh = match &again.verdict {
         Verdict::Plan(fresh) => (**fresh).clone(),
@@ -302,8 +371,12 @@ fn hold_and_confirm(asked: &Asked, plan: &Plan, options: &Options<'_>) -> Result
         Verdict::NoChange(_) => return Err(stale("it has been carried out already")),
     };
     // Held now: what is read from here on stays as it is.
-    let Some(partition) = again.look.partition else { return Err(stale("the partition is gone")) };
-    if fingerprint(&again.look, partition)? != plan.fingerprint || fresh.fingerprint != plan.fingerprint {
+    let Some(partition) = again.look.partition else {
+        return Err(stale("the partition is gone"));
+    };
+    if fingerprint(&again.look, partition)? != plan.fingerprint
+        || fresh.fingerprint != plan.fingerprint
+    {
         return Err(stale("the target has changed since the plan was made"));
     }
     let same = fresh.partition == plan.partition
@@ -316,7 +389,11 @@ fn hold_and_confirm(asked: &Asked, plan: &Plan, options: &Options<'_>) -> Result
 }
 
 fn stale(why: &str) -> Stop {
-    Stop::refused("stale-plan", format!("the plan does not fit any more: {why}"), "make a new plan")
+    Stop::refused(
+        "stale-plan",
+        format!("the plan does not fit any more: {why}"),
+        "make a new plan",
+    )
 }
 
 /// Carries out a plan.
@@ -326,9 +403,19 @@ fn stale(why: &str) -> Stop {
 pub fn carry_out(asked: &Asked, plan: &Plan, options: &Options<'_>) -> Result<Done, Stop> {
     let began = Instant::now();
     let (hold, planned, plan) = hold_and_confirm(asked, plan, options)?;
-    let summary = Summary { id: new_id()?, began: now(), plan: plan.clone() };
+    let summary = Summary {
+        id: new_id()?,
+        began: now(),
+        plan: plan.clone(),
+    };
     let dir = options.store.create(&summary)?;
-    let attempt = Attempt { planned: &planned, plan: &plan, id: summary.id, dir: &dir, options };
+    let attempt = Attempt {
+        planned: &planned,
+        plan: &plan,
+        id: summary.id,
+        dir: &dir,
+        options,
+    };
     let result = attempt.run(began);
     drop(hold);
     if matches!(result, Err(Stop::Refused(_) | Stop::Interrupted)) {
@@ -353,7 +440,9 @@ pub fn rehearse(asked: &Asked, plan: &Plan, options: &Options<'_>) -> Result<Pla
     plan.estimate.measured = true;
     let read = plan.estimate.seconds.map(|_| planned.used.total_bytes());
     let rate = probe_rate(&planned.look, &planned.used);
-    let rest = read.zip(rate).map_or(0, |(bytes, rate)| (2 * bytes + 4 * delta_bytes) / rate.max(1));
+    let rest = read.zip(rate).map_or(0, |(bytes, rate)| {
+        (2 * bytes + 4 * delta_bytes) / rate.max(1)
+    });
     plan.estimate.seconds = Some(began.elapsed().as_secs() + 1 + rest);
     Ok(plan)
 }
@@ -364,10 +453,24 @@ fn stage<'a>(
     dir: &'a Path,
     options: &'a Options<'a>,
 ) -> Result<Stage<'a>, Stop> {
-    let volume = planned.look.file_system.as_ref().ok_or_else(|| stale("the file system is gone"))?;
-    let bench =
-        Bench { look: &planned.look, used: &planned.used, dir, how: options.how, report: options.report };
-    Ok(Stage { bench, observed: &volume.observed, driver: volume.driver, plan })
+    let volume = planned
+        .look
+        .file_system
+        .as_ref()
+        .ok_or_else(|| stale("the file system is gone"))?;
+    let bench = Bench {
+        look: &planned.look,
+        used: &planned.used,
+        dir,
+        how: options.how,
+        report: options.report,
+    };
+    Ok(Stage {
+        bench,
+        observed: &volume.observed,
+        driver: volume.driver,
+        plan,
+    })
 }
 
 struct Attempt<'a> {
@@ -383,12 +486,18 @@ impl Attempt<'_> {
         let report = self.options.report;
         let media = media_of(&self.planned.look, Some(self.plan));
         // A dirty page of the partition's own node would overwrite what we write through the disk.
-        media.settle().context("dropping the page cache of the target")?;
-        let rehearsed = stage(self.planned, self.plan, self.dir.path(), self.options)?.rehearse()?;
+        media
+            .settle()
+            .context("dropping the page cache of the target")?;
+        let rehearsed =
+            stage(self.planned, self.plan, self.dir.path(), self.options)?.rehearse()?;
         let covered = self.covered(&rehearsed);
         phase(report, "snapshot", &covered.0);
-        let reader = media.reader().context("opening the target past the page cache")?;
-        let identity = serde_json::to_string(&self.plan.identity).context("describing the target")?;
+        let reader = media
+            .reader()
+            .context("opening the target past the page cache")?;
+        let identity =
+            serde_json::to_string(&self.plan.identity).context("describing the target")?;
         let before = Manifest::take(&reader, &covered.0, CHUNK_BYTES, &identity, report)
             .context("taking the snapshot")?;
         let after = before
@@ -416,7 +525,10 @@ impl Attempt<'_> {
             plan: self.plan.clone(),
             ending: ending(outcome),
             delta_bytes: dossier.journal.delta_bytes(),
-            journal_bytes: self.dir.open(crate::journal::JOURNAL_NAME).map_or(0, |f| f.len_bytes()),
+            journal_bytes: self
+                .dir
+                .open(crate::journal::JOURNAL_NAME)
+                .map_or(0, |f| f.len_bytes()),
             verified_bytes: match self.plan.request.level {
                 Level::Changed => dossier.journal.delta_bytes(),
                 Level::Used | Level::All => verified_bytes,
@@ -429,7 +541,9 @@ impl Attempt<'_> {
 
     fn driver(&self) -> Result<&'static dyn crate::fs::Driver, Stop> {
         let volume = self.planned.look.file_system.as_ref();
-        volume.map(|v| v.driver).ok_or_else(|| stale("the file system is gone"))
+        volume
+            .map(|v| v.driver)
+            .ok_or_else(|| stale("the file system is gone"))
     }
 
     /// What the manifests before and after cover.
@@ -439,9 +553,16 @@ impl Attempt<'_> {
             // The neighbours, and what lies between: everything outside the partition.
             let rest = |disk_bytes: u64, partition: Extent, map: &mut ExtentMap| {
                 map.insert(Extent::from_range(0, partition.start));
-                map.insert(Extent::from_range(partition.end(), disk_bytes.max(partition.end())));
+                map.insert(Extent::from_range(
+                    partition.end(),
+                    disk_bytes.max(partition.end()),
+                ));
             };
-            rest(self.plan.disk.current, self.plan.partition_before(), &mut before);
+            rest(
+                self.plan.disk.current,
+                self.plan.partition_before(),
+                &mut before,
+            );
             rest(self.plan.disk.new, self.plan.partition_after(), &mut after);
         }
         (before, after)
@@ -459,9 +580,13 @@ impl Attempt<'_> {
         let superblock = driver.superblock();
         let superblock = Extent::new(start + superblock.start, superblock.len);
         let unit = self.unit_of(superblock);
-        let mut gate = read_vec(&*look.disk, unit.start, unit.len as usize).context("reading the superblock")?;
-        let place = (superblock.start - unit.start) as usize..(superblock.end() - unit.start) as usize;
-        let closed = driver.close_gate(&gate[place.clone()], self.id).map_err(unreadable)?;
+        let mut gate = read_vec(&*look.disk, unit.start, unit.len as usize)
+            .context("reading the superblock")?;
+        let place =
+            (superblock.start - unit.start) as usize..(superblock.end() - unit.start) as usize;
+        let closed = driver
+            .close_gate(&gate[place.clone()], self.id)
+            .map_err(unreadable)?;
         gate[place].copy_from_slice(&closed);
         let parts = Parts::of(look, self.plan, &rehearsed.delta);
         let draft = Draft {
@@ -502,12 +627,19 @@ impl Attempt<'_> {
         let start = round_down(superblock.start, unit);
         let end = round_up(superblock.end(), unit).unwrap_or(superblock.end());
         // Partitions need not start on a unit: then what lies before is not ours.
-        Extent::from_range(start.max(self.plan.partition_start.min(superblock.start)), end)
+        Extent::from_range(
+            start.max(self.plan.partition_start.min(superblock.start)),
+            end,
+        )
     }
 
     /// The journal's exact need, against what is free now.
     fn check_room(&self, needed: u64) -> Result<(), Stop> {
-        let free = self.options.store.prepare(&self.planned.look.host)?.free_bytes;
+        let free = self
+            .options
+            .store
+            .prepare(&self.planned.look.host)?
+            .free_bytes;
         if needed <= free {
             return Ok(());
         }
@@ -536,7 +668,15 @@ fn ending(outcome: Outcome) -> Ending {
     match outcome {
         Outcome::Applied => Ending::Applied,
         Outcome::RolledBack { cause } => Ending::RolledBack { cause },
-        Outcome::Stuck { cause, rollback, differing } => Ending::Stuck { cause, rollback, differing },
+        Outcome::Stuck {
+            cause,
+            rollback,
+            differing,
+        } => Ending::Stuck {
+            cause,
+            rollback,
+            differing,
+        },
     }
 }
 
@@ -570,4 +710,47 @@ impl Parts {
         }
         parts
     }
+}
+
+/// Looks at a target, and lets its own checker look at the file system, on an overlay. Returns
+/// everything that is wrong with it, or in the way of a change.
+///
+/// # Errors
+/// [`Stop`] where it could not be looked at.
+pub fn check(asked: &Asked, options: &Options<'_>) -> Result<(Look, Vec<Refusal>), Stop> {
+    let look = Look::at(asked)?;
+    refuse_hot(&look, options.store)?;
+    let mut found = look.refusals.clone();
+    if let (Some(partition), Some(volume)) = (look.partition, &look.file_system) {
+        let part = look.window(partition).context("opening the partition")?;
+        found.extend(
+            volume
+                .driver
+                .refusals(&part, Direction::Grow)
+                .map_err(unreadable)?,
+        );
+        // A file system that is mounted or damaged beyond reading cannot be checked.
+        if found.is_empty() {
+            let own_used = volume
+                .driver
+                .used(&part, options.report)
+                .map_err(unreadable)?;
+            let used = on_disk(&look, &own_used, partition);
+            options.store.prepare(&look.host)?;
+            let scratch = scratch(options.store)?;
+            let bench = Bench {
+                look: &look,
+                used: &used,
+                dir: scratch.path(),
+                how: options.how,
+                report: options.report,
+            };
+            match bench.health(volume, partition) {
+                Ok(()) => {}
+                Err(Stop::Refused(refusals)) => found.extend(refusals),
+                Err(stop) => return Err(stop),
+            }
+        }
+    }
+    Ok((look, found))
 }

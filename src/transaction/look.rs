@@ -84,7 +84,8 @@ impl Look {
             Target::Partition { disk, number } => (disk.node.clone(), Some(disk), Some(number)),
         };
         let disk = open_read(&path, device.is_some(), asked.sector_bytes)?;
-        let table = table::read(&disk).with_context(|| format!("reading the partition table of {shown}"))?;
+        let table = table::read(&disk)
+            .with_context(|| format!("reading the partition table of {shown}"))?;
         let mut look = Look {
             host,
             path,
@@ -100,7 +101,11 @@ impl Look {
             notices: Vec::new(),
         };
         if look.disk.len_bytes() == 0 {
-            look.refuse("empty-target", format!("{} has no bytes at all", look.shown), "name another target");
+            look.refuse(
+                "empty-target",
+                format!("{} has no bytes at all", look.shown),
+                "name another target",
+            );
             return Ok(look);
         }
         look.choose(asked.partition, named)?;
@@ -146,7 +151,10 @@ impl Look {
         {
             self.refuse(
                 "two-partitions",
-                format!("{} is partition {named}, and --partition says {typed}", self.shown),
+                format!(
+                    "{} is partition {named}, and --partition says {typed}",
+                    self.shown
+                ),
                 "leave --partition out, or name the whole disk",
             );
             return Ok(());
@@ -161,10 +169,18 @@ impl Look {
         match gpt.extent(number) {
             Some(extent) => (self.number, self.partition) = (Some(number), Some(extent)),
             None => {
-                let numbers: Vec<String> = gpt.partitions().iter().map(|p| p.number.to_string()).collect();
+                let numbers: Vec<String> = gpt
+                    .partitions()
+                    .iter()
+                    .map(|p| p.number.to_string())
+                    .collect();
                 self.refuse(
                     "no-such-partition",
-                    format!("{} has no partition {number}; it has {}", self.shown, numbers.join(", ")),
+                    format!(
+                        "{} has no partition {number}; it has {}",
+                        self.shown,
+                        numbers.join(", ")
+                    ),
                     "name one of those with --partition",
                 );
             }
@@ -176,7 +192,10 @@ impl Look {
         if let Some(number) = typed.or(named) {
             self.refuse(
                 "no-table",
-                format!("{} has no partition table, and so no partition {number}", self.shown),
+                format!(
+                    "{} has no partition table, and so no partition {number}",
+                    self.shown
+                ),
                 "leave --partition out where the file system fills the whole target",
             );
             return Ok(());
@@ -190,27 +209,46 @@ impl Look {
     fn only_candidate(&mut self, gpt: &Gpt) -> Result<Option<u32>> {
         let (mut candidates, mut lines) = (Vec::new(), Vec::new());
         for part in gpt.partitions() {
-            let Some(extent) = gpt.extent(part.number) else { continue };
+            let Some(extent) = gpt.extent(part.number) else {
+                continue;
+            };
             let name = match probe(&self.window(extent)?) {
                 Ok(Some(volume)) => {
                     candidates.push(part.number);
-                    format!("{} {}", volume.observed.kind, escape(&volume.observed.label))
+                    format!(
+                        "{} {}",
+                        volume.observed.kind,
+                        escape(&volume.observed.label)
+                    )
                 }
                 Ok(None) => part.type_name().unwrap_or("unknown").to_string(),
                 Err(e) => e.to_string(),
             };
-            lines.push(format!("{}: {}, {}", part.number, Bytes(extent.len), name.trim_end()));
+            lines.push(format!(
+                "{}: {}, {}",
+                part.number,
+                Bytes(extent.len),
+                name.trim_end()
+            ));
         }
         match candidates[..] {
             [number] => return Ok(Some(number)),
             [] => self.refuse(
                 "no-file-system",
-                format!("no partition of {} holds a file system that can be resized: {}", self.shown, lines.join("; ")),
+                format!(
+                    "no partition of {} holds a file system that can be resized: {}",
+                    self.shown,
+                    lines.join("; ")
+                ),
                 "",
             ),
             _ => self.refuse(
                 "which-partition",
-                format!("{} has several partitions: {}", self.shown, lines.join("; ")),
+                format!(
+                    "{} has several partitions: {}",
+                    self.shown,
+                    lines.join("; ")
+                ),
                 "say which with --partition N",
             ),
         }
@@ -219,11 +257,17 @@ impl Look {
 
     /// Finds out what is in the partition.
     fn recognise(&mut self) -> Result<()> {
-        let Some(extent) = self.partition else { return Ok(()) };
+        let Some(extent) = self.partition else {
+            return Ok(());
+        };
         let window = match self.window(extent) {
             Ok(window) => window,
             Err(e) => {
-                self.refuse("partition-beyond-disk", format!("the partition cannot be read: {e}"), "");
+                self.refuse(
+                    "partition-beyond-disk",
+                    format!("the partition cannot be read: {e}"),
+                    "",
+                );
                 return Ok(());
             }
         };
@@ -249,7 +293,10 @@ impl Look {
         match found.iter().find(|s| !s.at_end).or(found.first()) {
             Some(s) => self.refuse(
                 "unsupported-file-system",
-                format!("{} holds {}, which cannot be resized here", self.shown, s.name),
+                format!(
+                    "{} holds {}, which cannot be resized here",
+                    self.shown, s.name
+                ),
                 format!("use {}", s.owner_tool),
             ),
             None => self.refuse(
@@ -263,11 +310,20 @@ impl Look {
 
     /// What the kernel says: who uses it, and where it believes the partition to be.
     fn ask_kernel(&mut self) -> Result<()> {
-        let Some(device) = self.device.clone() else { return self.try_image_hold() };
+        let Some(device) = self.device.clone() else {
+            return self.try_image_hold();
+        };
         if device.read_only {
-            self.refuse("read-only", format!("the kernel refuses writes to {}", device.node.display()), "");
+            self.refuse(
+                "read-only",
+                format!("the kernel refuses writes to {}", device.node.display()),
+                "",
+            );
         }
-        self.node = self.number.and_then(|number| device.partition(number)).cloned();
+        self.node = self
+            .number
+            .and_then(|number| device.partition(number))
+            .cloned();
         if let (Some(node), Some(extent)) = (&self.node, self.partition)
             && node.extent != extent
         {
@@ -276,7 +332,11 @@ impl Look {
                 node.node.display(),
                 node.extent
             );
-            self.refuse("kernel-table-differs", message, "make the kernel read the table again: `partx -u DISK`");
+            self.refuse(
+                "kernel-table-differs",
+                message,
+                "make the kernel read the table again: `partx -u DISK`",
+            );
         }
         let (number, node) = match &self.node {
             Some(part) => (part.device, part.node.clone()),
@@ -326,17 +386,32 @@ impl Look {
             Found::Gpt(gpt) => Some(gpt),
             _ => None,
         };
-        let partition = gpt.zip(self.number).and_then(|(gpt, number)| gpt.partition(number));
-        let wwid = self.device.as_ref().and_then(|d| d.wwid.clone().or_else(|| d.serial.clone()));
+        let partition = gpt
+            .zip(self.number)
+            .and_then(|(gpt, number)| gpt.partition(number));
+        let wwid = self
+            .device
+            .as_ref()
+            .and_then(|d| d.wwid.clone().or_else(|| d.serial.clone()));
         Identity {
-            kind: if self.device.is_some() { TargetKind::Device } else { TargetKind::Image },
+            kind: if self.device.is_some() {
+                TargetKind::Device
+            } else {
+                TargetKind::Image
+            },
             path: self.path.to_string_lossy().into_owned(),
             disk_guid: gpt.map(|g| g.disk_guid().to_string()),
             partition_guid: partition.map(|p| p.unique_guid.to_string()),
             partition_number: self.number,
             partition_start: self.partition.map_or(0, |e| e.start),
-            driver: self.file_system.as_ref().map_or(String::new(), |v| v.driver.name().into()),
-            uuid: self.file_system.as_ref().map_or(String::new(), |v| v.observed.uuid.clone()),
+            driver: self
+                .file_system
+                .as_ref()
+                .map_or(String::new(), |v| v.driver.name().into()),
+            uuid: self
+                .file_system
+                .as_ref()
+                .map_or(String::new(), |v| v.observed.uuid.clone()),
             wwid,
             device_bytes: self.device.as_ref().map(|_| self.disk.len_bytes()),
             sector_bytes: u64::from(self.disk.geometry().logical_sector_bytes),
@@ -355,7 +430,9 @@ fn open_read(path: &Path, is_device: bool, sector_bytes: Option<u32>) -> Result<
         return Ok(open()?.with_image_sector_bytes(bytes)?);
     }
     let with_4096 = open()?.with_image_sector_bytes(4096)?;
-    if matches!(table::read(&open()?), Ok(Found::Gpt(_))) || !matches!(table::read(&with_4096), Ok(Found::Gpt(_))) {
+    if matches!(table::read(&open()?), Ok(Found::Gpt(_)))
+        || !matches!(table::read(&with_4096), Ok(Found::Gpt(_)))
+    {
         return open();
     }
     Ok(with_4096)
@@ -368,7 +445,10 @@ fn open_read(path: &Path, is_device: bool, sector_bytes: Option<u32>) -> Result<
 pub fn probe(part: &dyn DiskRead) -> Result<Option<Volume>, FsError> {
     for driver in fs::drivers() {
         if let Some(observed) = driver.probe(part)? {
-            return Ok(Some(Volume { observed, driver: *driver }));
+            return Ok(Some(Volume {
+                observed,
+                driver: *driver,
+            }));
         }
     }
     Ok(None)

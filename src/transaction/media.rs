@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Mutex;
 
-use crate::disk::survey::Partition;
+use crate::disk::survey::{Host, Partition};
 use crate::disk::{DirectDisk, Disk, DiskRead, FileDisk, drop_caches, resize_partition};
 use crate::extent::{Extent, ExtentMap};
 use crate::journal::{Media, Side, View};
@@ -31,7 +31,9 @@ impl HostMedia {
     /// # Errors
     /// `StorageFull`, or the file system's own.
     pub fn reserve(&self, extents: &ExtentMap) -> io::Result<()> {
-        let Some(_) = self.image_sector_bytes else { return Ok(()) };
+        let Some(_) = self.image_sector_bytes else {
+            return Ok(());
+        };
         let file = FileDisk::open_write(&self.path)?;
         for extent in extents.iter() {
             match file.reserve(extent) {
@@ -95,24 +97,37 @@ impl Media for HostMedia {
         let reader = self.direct(&self.path)?;
         let extent = Extent::new(0, reader.len_bytes());
         let name = self.path.display().to_string();
-        let mut views = vec![View { name, extent, reader: Box::new(reader) }];
+        let mut views = vec![View {
+            name,
+            extent,
+            reader: Box::new(reader),
+        }];
         if let Some(node) = &self.node {
             let reader = self.direct(&node.node)?;
             // The kernel's idea of its length: it changes only after the verification.
             let extent = Extent::new(node.extent.start, reader.len_bytes());
-            views.push(View { name: node.node.display().to_string(), extent, reader: Box::new(reader) });
+            views.push(View {
+                name: node.node.display().to_string(),
+                extent,
+                reader: Box::new(reader),
+            });
         }
         Ok(views)
     }
 
     fn announce(&self, side: Side) -> Result<(), String> {
-        let Some(node) = &self.node else { return Ok(()) };
+        let Some(node) = &self.node else {
+            return Ok(());
+        };
         let extent = match side {
             Side::Before => self.partition.0,
             Side::After => self.partition.1,
         };
-        resize_partition(&self.path, node.number, extent).map_err(|e| {
-            format!("{e}; the bytes on the disk are right: `partx -u {}` tells the kernel", self.path.display())
+        resize_partition(&Host::default(), &self.path, node.number, extent).map_err(|e| {
+            format!(
+                "{e}; the bytes on the disk are right: `partx -u {}` tells the kernel",
+                self.path.display()
+            )
         })
     }
 }

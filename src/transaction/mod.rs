@@ -1,7 +1,7 @@
 //! The use cases: knows everything in the layers below, and owns the transaction directory.
 //!
 //! [`look::Look`] surveys, [`change`] plans and carries out, [`rehearse`] works on the overlay,
-//! [`dossier`] seals and commits, `undo` recovers and rolls back, [`store`] keeps them all.
+//! [`dossier`] seals and commits, [`undo`] recovers and rolls back, [`store`] keeps them all.
 //!
 //! 1. No writable descriptor of the target exists before a rehearsal has passed every check.
 //! 2. Before the commit point a wish to stop is heard between any two steps; after it, not at all.
@@ -10,12 +10,14 @@
 pub mod change;
 pub mod dossier;
 pub mod look;
+pub mod manifest;
 pub mod media;
 pub mod rehearse;
 pub mod stop;
 pub mod store;
+pub mod undo;
 
-pub use change::{Done, Ending, Options, Planned, carry_out, make_plan};
+pub use change::{Done, Ending, Options, Planned, carry_out, check, make_plan};
 pub use look::{Asked, Look};
 pub use stop::Stop;
 pub use store::{Entry, Progress, Store};

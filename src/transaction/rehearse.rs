@@ -82,17 +82,26 @@ impl Launch for InRoom<'_> {
 
 /// Shifts every extent by the start of the partition.
 fn moved(map: &ExtentMap, start: u64) -> ExtentMap {
-    map.iter().map(|e| Extent::new(start + e.start, e.len)).collect()
+    map.iter()
+        .map(|e| Extent::new(start + e.start, e.len))
+        .collect()
 }
 
 /// The part of `map` inside `part`, from the start of the part.
 fn inside(map: &ExtentMap, part: Extent) -> ExtentMap {
-    map.within(part).map(|e| Extent::new(e.start - part.start, e.len)).collect()
+    map.within(part)
+        .map(|e| Extent::new(e.start - part.start, e.len))
+        .collect()
 }
 
 impl Bench<'_> {
     /// An overlay with a nameless spill file: it is gone when the last descriptor is.
-    fn overlay(&self, base: Arc<dyn DiskRead>, len_bytes: u64, name: &str) -> anyhow::Result<Arc<Overlay>> {
+    fn overlay(
+        &self,
+        base: Arc<dyn DiskRead>,
+        len_bytes: u64,
+        name: &str,
+    ) -> anyhow::Result<Arc<Overlay>> {
         let path = self.dir.join(name);
         let doing = || format!("creating {}", path.display());
         let spill = OpenOptions::new()
@@ -103,7 +112,9 @@ impl Bench<'_> {
             .open(&path)
             .with_context(doing)?;
         std::fs::remove_file(&path).with_context(doing)?;
-        Ok(Arc::new(Overlay::new(base, len_bytes, spill).with_context(doing)?))
+        Ok(Arc::new(
+            Overlay::new(base, len_bytes, spill).with_context(doing)?,
+        ))
     }
 
     /// Exports a partition of an overlay, lets `work` run tools on it, drains and freezes it.
@@ -117,13 +128,20 @@ impl Bench<'_> {
             Arc::new(Window::new(overlay.clone(), partition).context("opening the overlay")?);
         let programs = programs();
         let used = inside(self.used, partition);
-        let setup = Setup { scratch: self.dir, programs: &programs, used: &used, how: self.how };
+        let setup = Setup {
+            scratch: self.dir,
+            programs: &programs,
+            used: &used,
+            how: self.how,
+        };
         let export = Export::new(window, setup).context("exporting the overlay to the tools")?;
         let through_fuse = export.is_fuse();
         let outcome = {
             let room = InRoom(&export);
             let interrupted = || self.report.interrupted();
-            let tools = Tools::new(&room).with_logs(self.dir).with_interrupt(&interrupted);
+            let tools = Tools::new(&room)
+                .with_logs(self.dir)
+                .with_interrupt(&interrupted);
             work(export.path(), &tools)
         };
         let drained = export.finish();
@@ -131,10 +149,16 @@ impl Bench<'_> {
         outcome?;
         // P7: a tool may well exit with 0 after an error that it did not care about.
         let broken = |what: String| {
-            Stop::rejected("io-error", what, "the disk or the state directory failed; look at the kernel log")
+            Stop::rejected(
+                "io-error",
+                what,
+                "the disk or the state directory failed; look at the kernel log",
+            )
         };
         if let Some(e) = overlay.base_error() {
-            return Err(broken(format!("the target could not be read during the rehearsal: {e}")));
+            return Err(broken(format!(
+                "the target could not be read during the rehearsal: {e}"
+            )));
         }
         if let Some(e) = overlay.spill_error() {
             return Err(broken(format!("the overlay could not be written: {e}")));
@@ -143,12 +167,29 @@ impl Bench<'_> {
         Ok(through_fuse)
     }
 
+    /// Lets the file system's own checker look at it, on an overlay.
+    ///
+    /// # Errors
+    /// [`Stop::Refused`] with what it found. The target is untouched.
+    pub fn health(&self, volume: &Volume, partition: Extent) -> Result<(), Stop> {
+        self.report
+            .phase("checking the file system", None, Unit::Items);
+        let base: Arc<dyn DiskRead> = self.look.disk.clone();
+        let overlay = self.overlay(base, self.look.disk.len_bytes(), "health.spill")?;
+        self.with_export(&overlay, partition, |file, tools| {
+            let prepared = volume.driver.prepare(file, &volume.observed, tools);
+            prepared.map_err(|e| refused_by_tool(e, "damaged-file-system"))
+        })?;
+        Ok(())
+    }
+
     /// The smallest size that the resizer says it can make of the file system, found on an overlay.
     ///
     /// # Errors
     /// [`Stop`]. The target is untouched.
     pub fn minimum(&self, volume: &Volume, partition: Extent) -> Result<u64, Stop> {
-        self.report.phase("asking for the smallest size", None, Unit::Items);
+        self.report
+            .phase("asking for the smallest size", None, Unit::Items);
         let base: Arc<dyn DiskRead> = self.look.disk.clone();
         let overlay = self.overlay(base, self.look.disk.len_bytes(), "minimum.spill")?;
         let mut bytes = 0;
@@ -171,42 +212,75 @@ impl Stage<'_> {
     /// [`Stop`]. The target is untouched.
     pub fn rehearse(&self) -> Result<Rehearsed, Stop> {
         let base: Arc<dyn DiskRead> = self.bench.look.disk.clone();
-        let lower = self.bench.overlay(base.clone(), self.plan.disk.current, "prepared.spill")?;
+        let lower = self
+            .bench
+            .overlay(base.clone(), self.plan.disk.current, "prepared.spill")?;
         self.prepare(&lower)?;
         checkpoint(self.bench.report)?;
-        let upper = self.bench.overlay(lower.clone(), self.plan.disk.new, "result.spill")?;
+        let upper = self
+            .bench
+            .overlay(lower.clone(), self.plan.disk.new, "result.spill")?;
         self.edit_table(&upper)?;
         let through_fuse = self.resize(&upper)?;
         self.judge(&base, &lower, upper, through_fuse)
     }
 
     fn prepare(&self, lower: &Arc<Overlay>) -> Result<(), Stop> {
-        self.bench.report.phase("checking the file system", None, Unit::Items);
+        self.bench
+            .report
+            .phase("checking the file system", None, Unit::Items);
         let partition = self.plan.partition_before();
         self.bench.with_export(lower, partition, |file, tools| {
-            self.driver.prepare(file, self.observed, tools).map_err(|e| refused_by_tool(e, "damaged-file-system"))
+            self.driver
+                .prepare(file, self.observed, tools)
+                .map_err(|e| refused_by_tool(e, "damaged-file-system"))
         })?;
         if self.observed.needs_replay {
-            self.bench.report.notice("the journal was replayed on the overlay; the commit will contain that");
+            self.bench
+                .report
+                .notice("the journal was replayed on the overlay; the commit will contain that");
             return Ok(());
         }
         // The full check may stamp the superblock and nothing else: it must not have repaired.
-        let before = self.bench.look.window(partition).context("opening the partition")?;
+        let before = self
+            .bench
+            .look
+            .window(partition)
+            .context("opening the partition")?;
         let after = Window::new(lower.clone(), partition).context("opening the overlay")?;
         let touched = inside(&lower.changed(), partition);
-        let changed = differing(&before, &after, &touched, self.bench.report).context("comparing the checked file system")?;
-        let states = States { before: &before, after: &after, changed: &changed };
-        let found = check::files(self.driver, &states, self.bench.report).context("comparing the checked file system")?;
-        if found.is_empty() { Ok(()) } else { Err(Stop::Rejected(found)) }
+        let changed = differing(&before, &after, &touched, self.bench.report)
+            .context("comparing the checked file system")?;
+        let states = States {
+            before: &before,
+            after: &after,
+            changed: &changed,
+        };
+        let found = check::files(self.driver, &states, self.bench.report)
+            .context("comparing the checked file system")?;
+        if found.is_empty() {
+            Ok(())
+        } else {
+            Err(Stop::Rejected(found))
+        }
     }
 
     fn edit_table(&self, upper: &Arc<Overlay>) -> Result<(), Stop> {
-        let Some((gpt, number)) = self.bench.look.gpt() else { return Ok(()) };
+        let Some((gpt, number)) = self.bench.look.gpt() else {
+            return Ok(());
+        };
         let writes = gpt
-            .edit(&*self.bench.look.disk, number, self.last_lba(), self.plan.disk.new)
+            .edit(
+                &*self.bench.look.disk,
+                number,
+                self.last_lba(),
+                self.plan.disk.new,
+            )
             .context("editing the partition table")?;
         for write in writes {
-            upper.write_at(write.offset, &write.data).context("editing the partition table on the overlay")?;
+            upper
+                .write_at(write.offset, &write.data)
+                .context("editing the partition table on the overlay")?;
         }
         Ok(())
     }
@@ -216,15 +290,27 @@ impl Stage<'_> {
     }
 
     fn resize(&self, upper: &Arc<Overlay>) -> Result<bool, Stop> {
-        self.bench.report.phase("resizing on the overlay", None, Unit::Items);
+        self.bench
+            .report
+            .phase("resizing on the overlay", None, Unit::Items);
         // A file system that shrinks still needs all of its old partition while it does.
         let (before, after) = (self.plan.partition_before(), self.plan.partition_after());
-        let larger = if after.len > before.len { after } else { before };
+        let larger = if after.len > before.len {
+            after
+        } else {
+            before
+        };
         self.bench.with_export(upper, larger, |file, tools| {
             let new_bytes = self.plan.file_system_size.new;
-            self.driver.resize(file, new_bytes, tools).map_err(|e| rejected_by_tool(e, "resize-failed"))?;
-            self.bench.report.phase("checking the result", None, Unit::Items);
-            self.driver.verify(file, tools).map_err(|e| rejected_by_tool(e, "result-not-clean"))
+            self.driver
+                .resize(file, new_bytes, tools)
+                .map_err(|e| rejected_by_tool(e, "resize-failed"))?;
+            self.bench
+                .report
+                .phase("checking the result", None, Unit::Items);
+            self.driver
+                .verify(file, tools)
+                .map_err(|e| rejected_by_tool(e, "result-not-clean"))
         })
     }
 
@@ -242,7 +328,8 @@ impl Stage<'_> {
         let mut neighbours = ExtentMap::new();
         if let Some((gpt, number)) = self.bench.look.gpt() {
             rejections.extend(
-                check::table(gpt, &*upper, number, self.last_lba()).context("reading the table of the result")?,
+                check::table(gpt, &*upper, number, self.last_lba())
+                    .context("reading the table of the result")?,
             );
             tables = gpt.table_extents(self.plan.disk.new);
             let others = gpt.partitions().iter().filter(|p| p.number != number);
@@ -250,15 +337,21 @@ impl Stage<'_> {
         }
         allowed = allowed.union(&tables);
         let touched = lower.changed().union(&upper.changed());
-        let delta =
-            differing(&**base, &*upper, &touched, self.bench.report).context("finding what differs from the target")?;
-        rejections.extend(check::outside(&**base, &*upper, &delta, &allowed).context("looking for stray writes")?);
+        let delta = differing(&**base, &*upper, &touched, self.bench.report)
+            .context("finding what differs from the target")?;
+        rejections.extend(
+            check::outside(&**base, &*upper, &delta, &allowed)
+                .context("looking for stray writes")?,
+        );
         let part = Window::new(upper.clone(), after).context("opening the result")?;
         rejections.extend(self.judge_files(lower, &upper, &part)?);
         if !rejections.is_empty() {
             return Err(Stop::Rejected(rejections));
         }
-        let used = self.driver.used(&part, self.bench.report).context("reading what the result uses")?;
+        let used = self
+            .driver
+            .used(&part, self.bench.report)
+            .context("reading what the result uses")?;
         Ok(Rehearsed {
             delta: delta.difference(&neighbours),
             used: moved(&used, after.start).union(&tables),
@@ -267,21 +360,37 @@ impl Stage<'_> {
         })
     }
 
-    fn judge_files(&self, lower: &Arc<Overlay>, upper: &Arc<Overlay>, part: &dyn DiskRead) -> Result<Vec<Refusal>, Stop> {
+    fn judge_files(
+        &self,
+        lower: &Arc<Overlay>,
+        upper: &Arc<Overlay>,
+        part: &dyn DiskRead,
+    ) -> Result<Vec<Refusal>, Stop> {
         let (before, after) = (self.plan.partition_before(), self.plan.partition_after());
         let old = Window::new(lower.clone(), before).context("opening the prepared file system")?;
-        self.bench.report.phase("comparing every file", None, Unit::Items);
+        self.bench
+            .report
+            .phase("comparing every file", None, Unit::Items);
         let changed = inside(&upper.changed(), after);
-        let states = States { before: &old, after: part, changed: &changed };
+        let states = States {
+            before: &old,
+            after: part,
+            changed: &changed,
+        };
         let planned = (self.observed, self.plan.file_system_size.new);
-        Ok(check::file_system(self.driver, &states, planned, self.bench.report).context("comparing every file")?)
+        Ok(
+            check::file_system(self.driver, &states, planned, self.bench.report)
+                .context("comparing every file")?,
+        )
     }
 }
 
 /// Directories that `PATH` names beyond the usual ones: their programs must be seen in the room.
 fn programs() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_else(OsString::new);
-    std::env::split_paths(&path).filter(|p| p.is_absolute() && p.is_dir()).collect()
+    std::env::split_paths(&path)
+        .filter(|p| p.is_absolute() && p.is_dir())
+        .collect()
 }
 
 /// A tool said that the file system cannot be resized as it is.
@@ -300,16 +409,30 @@ fn refused_by_tool(e: ToolError, code: &str) -> Stop {
 fn rejected_by_tool(e: ToolError, code: &str) -> Stop {
     match missing_or_interrupted(e) {
         Ok(stop) => stop,
-        Err(e @ ToolError::Hung { .. }) => Stop::rejected("tool-hung", e.to_string(), "try again; if it hangs again, report it"),
-        Err(e) => Stop::rejected(code, e.to_string(), "the target is untouched; the tool's output is in the transaction directory"),
+        Err(e @ ToolError::Hung { .. }) => Stop::rejected(
+            "tool-hung",
+            e.to_string(),
+            "try again; if it hangs again, report it",
+        ),
+        Err(e) => Stop::rejected(
+            code,
+            e.to_string(),
+            "the target is untouched; the tool's output is in the transaction directory",
+        ),
     }
 }
 
 fn missing_or_interrupted(e: ToolError) -> Result<Stop, ToolError> {
     match e {
         ToolError::Missing { .. } => {
-            let ToolError::Missing { tool, package } = &e else { return Err(e) };
-            Ok(Stop::refused("missing-tool", format!("{tool} is not installed"), format!("apt install {package}")))
+            let ToolError::Missing { tool, package } = &e else {
+                return Err(e);
+            };
+            Ok(Stop::refused(
+                "missing-tool",
+                format!("{tool} is not installed"),
+                format!("apt install {package}"),
+            ))
         }
         ToolError::Interrupted { .. } => Ok(Stop::Interrupted),
         e @ (ToolError::Start { .. } | ToolError::Log { .. }) => Ok(Stop::Failed(e.into())),

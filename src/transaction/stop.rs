@@ -3,6 +3,7 @@
 
 use std::io;
 
+use crate::extent::Extent;
 use crate::fs::{FsError, TransactionId, tool::ToolError};
 use crate::report::{Interrupted, Refusal};
 
@@ -17,6 +18,15 @@ pub enum Stop {
     RecoveryNeeded(Option<TransactionId>, Refusal),
     /// Somebody asked to stop, before the commit point.
     Interrupted,
+    /// Writing to the target failed in the middle. The gate stands, the journal is hot.
+    Stuck {
+        /// The transaction.
+        id: TransactionId,
+        /// What failed.
+        what: String,
+        /// Where the target is known to be wrong.
+        extents: Vec<Extent>,
+    },
     /// It could not be done.
     Failed(anyhow::Error),
 }
@@ -43,11 +53,17 @@ impl From<anyhow::Error> for Stop {
     fn from(e: anyhow::Error) -> Stop {
         let wished = e.chain().any(|cause| {
             cause.is::<Interrupted>()
-                || cause.downcast_ref::<io::Error>().is_some_and(is_interrupted)
+                || cause
+                    .downcast_ref::<io::Error>()
+                    .is_some_and(is_interrupted)
                 || matches!(cause.downcast_ref(), Some(ToolError::Interrupted { .. }))
                 || matches!(cause.downcast_ref(), Some(FsError::Io(e)) if is_interrupted(e))
         });
-        if wished { Stop::Interrupted } else { Stop::Failed(e) }
+        if wished {
+            Stop::Interrupted
+        } else {
+            Stop::Failed(e)
+        }
     }
 }
 

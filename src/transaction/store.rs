@@ -102,16 +102,19 @@ impl Store {
         if let Err(e) = create() {
             return Err(Stop::refused(
                 "state-dir-not-writable",
-                format!("the state directory {} cannot be made: {e}", self.path.display()),
+                format!(
+                    "the state directory {} cannot be made: {e}",
+                    self.path.display()
+                ),
                 "run as root, or name a directory of yours with --state-dir",
             ));
         }
         match suitability(host, &self.path, false) {
             Ok(found) => Ok(found),
             Err(HostError::Refused(refusal)) => Err(Stop::Refused(vec![refusal])),
-            Err(HostError::Io(e)) => {
-                Err(Stop::Failed(anyhow::Error::from(e).context("looking at the state directory")))
-            }
+            Err(HostError::Io(e)) => Err(Stop::Failed(
+                anyhow::Error::from(e).context("looking at the state directory"),
+            )),
         }
     }
 
@@ -121,7 +124,12 @@ impl Store {
     /// Where it cannot be written.
     pub fn create(&self, summary: &Summary) -> Result<HostDir> {
         let name = summary.id.to_string();
-        let doing = || format!("creating the transaction directory {}", self.path.join(&name).display());
+        let doing = || {
+            format!(
+                "creating the transaction directory {}",
+                self.path.join(&name).display()
+            )
+        };
         let dir = HostDir::create_private(&self.path, &name).with_context(doing)?;
         let text = serde_json::to_vec_pretty(summary)?;
         let file = dir.create(SUMMARY_NAME).with_context(doing)?;
@@ -163,7 +171,9 @@ impl Store {
         };
         let mut entries = Vec::new();
         for name in names {
-            let name = name.with_context(|| format!("reading {}", self.path.display()))?.file_name();
+            let name = name
+                .with_context(|| format!("reading {}", self.path.display()))?
+                .file_name();
             if let Some(id) = name.to_str().and_then(|n| n.parse().ok()) {
                 entries.push(self.entry(id)?);
             }
@@ -194,8 +204,12 @@ impl Store {
                 (entry.progress, entry.ended) = match state {
                     JournalState::Hot => (Progress::Hot, None),
                     JournalState::Closed(Closed::Applied, time) => (Progress::Applied, Some(time)),
-                    JournalState::Closed(Closed::RolledBack, time) => (Progress::RolledBack, Some(time)),
-                    JournalState::Closed(Closed::Abandoned, time) => (Progress::Abandoned, Some(time)),
+                    JournalState::Closed(Closed::RolledBack, time) => {
+                        (Progress::RolledBack, Some(time))
+                    }
+                    JournalState::Closed(Closed::Abandoned, time) => {
+                        (Progress::Abandoned, Some(time))
+                    }
                 };
                 // The journal is checked, the summary is not.
                 entry.identity = serde_json::from_str(&identity).ok().or(entry.identity);
@@ -212,10 +226,14 @@ impl Store {
     /// Where there is none, or it belongs to somebody else.
     pub fn open(&self, id: TransactionId) -> Result<HostDir> {
         let path = self.dir_of(id);
-        let meta = std::fs::symlink_metadata(&path).with_context(|| format!("opening {}", path.display()))?;
+        let meta = std::fs::symlink_metadata(&path)
+            .with_context(|| format!("opening {}", path.display()))?;
         let owner = std::os::unix::fs::MetadataExt::uid(&meta);
         if owner != nix::unistd::geteuid().as_raw() {
-            bail!("{} belongs to another user (uid {owner}); it is not trusted", path.display());
+            bail!(
+                "{} belongs to another user (uid {owner}); it is not trusted",
+                path.display()
+            );
         }
         HostDir::open(&path).with_context(|| format!("opening {}", path.display()))
     }
@@ -249,7 +267,11 @@ impl Store {
     pub fn hot_on(&self, identity: &Identity) -> Result<Vec<Entry>> {
         let hot = |e: &Entry| matches!(e.progress, Progress::Hot | Progress::Damaged(_));
         let same = |e: &Entry| e.identity.as_ref().is_some_and(|i| i.matches(identity));
-        Ok(self.list()?.into_iter().filter(|e| hot(e) && same(e)).collect())
+        Ok(self
+            .list()?
+            .into_iter()
+            .filter(|e| hot(e) && same(e))
+            .collect())
     }
 
     /// Removes a transaction's directory: the journal first, so that what is left of a removal
@@ -260,7 +282,12 @@ impl Store {
     pub fn remove(&self, id: TransactionId) -> Result<()> {
         let dir = self.open(id)?;
         let doing = || format!("removing transaction {id}");
-        if dir.names().with_context(doing)?.iter().any(|n| n == JOURNAL_NAME) {
+        if dir
+            .names()
+            .with_context(doing)?
+            .iter()
+            .any(|n| n == JOURNAL_NAME)
+        {
             dir.remove(JOURNAL_NAME).with_context(doing)?;
             // Barrier: see above.
             dir.flush().with_context(doing)?;
@@ -284,7 +311,8 @@ fn read_summary(dir: &HostDir) -> Option<Summary> {
 /// Where the kernel gives no random bytes.
 pub fn new_id() -> Result<TransactionId> {
     let mut bytes = [0; 16];
-    let mut source = std::fs::File::open("/dev/urandom").context("opening the source of random bytes")?;
+    let mut source =
+        std::fs::File::open("/dev/urandom").context("opening the source of random bytes")?;
     io::Read::read_exact(&mut source, &mut bytes).context("reading random bytes")?;
     Ok(TransactionId(bytes))
 }

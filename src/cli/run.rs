@@ -1,0 +1,523 @@
+//! From what was typed to what is printed.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use super::answer::{Answer, Outcome, outcome_of};
+use super::args::{ChangeArgs, Cli, Command, Common, ExportArg, PlanArgs, PlanCommand, TargetArgs};
+use super::progress::Progress;
+use super::render;
+use crate::export::How;
+use crate::fs::Direction;
+use crate::journal::Side;
+use crate::plan::{Plan, Request, SCHEMA, To, Verdict};
+use crate::report::Refusal;
+use crate::transaction::undo::{self, Undone};
+use crate::transaction::{
+    Asked, Look, Options, Planned, Stop, Store, carry_out, change, check, make_plan, manifest,
+};
+use crate::units::escape;
+
+/// Parses the command line, runs the command, prints its result, and says which exit code it has.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => return usage(&e),
+    };
+    let stop = Arc::new(AtomicBool::new(false));
+    hear_signals(&stop);
+    let progress = Progress::new(cli.common.quiet, stop);
+    let command = cli.command.name();
+    let answer = run(&cli, &progress).unwrap_or_else(Answer::from);
+    progress.finish();
+    print(&answer, command, cli.common.json)
+}
+
+fn print(answer: &Answer, command: &str, json: bool) -> ExitCode {
+    let text = if json {
+        let document = answer.document(command);
+        format!(
+            "{}\n",
+            serde_json::to_string_pretty(&document).unwrap_or_default()
+        )
+    } else {
+        answer.text.clone()
+    };
+    let bad = !matches!(
+        answer.outcome,
+        Outcome::Done | Outcome::NoChange | Outcome::Differs
+    );
+    // A result that nobody can read any more changes nothing about what was done.
+    let _ = match json || !bad {
+        true => io::stdout()
+            .lock()
+            .write_all(text.as_bytes())
+            .and_then(|()| io::stdout().flush()),
+        false => io::stderr().lock().write_all(text.as_bytes()),
+    };
+    ExitCode::from(answer.outcome.exit_code())
+}
+
+/// Help and version are results; anything else typed wrongly is a usage error, also in JSON.
+fn usage(e: &clap::Error) -> ExitCode {
+    if matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        let _ = e.print();
+        return ExitCode::SUCCESS;
+    }
+    let json = std::env::args_os().any(|a| a == "--json");
+    if !json {
+        let _ = e.print();
+        return ExitCode::from(Outcome::Usage.exit_code());
+    }
+    let what = e.to_string();
+    let command = std::env::args()
+        .nth(1)
+        .filter(|a| !a.starts_with('-'))
+        .unwrap_or_default();
+    let answer = Answer {
+        error: Some(what.clone()),
+        ..Answer::new(Outcome::Usage, what)
+    };
+    print(&answer, &command, true)
+}
+
+/// Before the commit point a signal asks to stop; after it nobody listens. Either way it does not
+/// kill: what is under way ends in a known state. A stop from the terminal is not heard at all.
+fn hear_signals(stop: &Arc<AtomicBool>) {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
+    for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT] {
+        let _ = signal_hook::flag::register(signal, stop.clone());
+    }
+    let _ = signal_hook::flag::register(SIGTSTP, Arc::new(AtomicBool::new(false)));
+}
+
+fn state_dir(common: &Common) -> PathBuf {
+    if let Some(dir) = &common.state_dir {
+        return std::path::absolute(dir).unwrap_or_else(|_| dir.clone());
+    }
+    if nix::unistd::geteuid().is_root() {
+        return "/var/lib/holdfast".into();
+    }
+    let home = || std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".local/state"));
+    let base = std::env::var_os("XDG_STATE_HOME")
+        .map(PathBuf::from)
+        .filter(|p| p.is_absolute());
+    base.or_else(home)
+        .unwrap_or_else(|| ".".into())
+        .join("holdfast")
+}
+
+fn asked(args: &TargetArgs) -> Asked {
+    Asked {
+        target: args.target.clone(),
+        partition: args.partition,
+        sector_bytes: args.sector_size.as_ref().and_then(|s| s.parse().ok()),
+    }
+}
+
+fn how(export: ExportArg) -> How {
+    match export {
+        ExportArg::Auto => How::Auto,
+        ExportArg::Fuse => How::Fuse,
+        ExportArg::Copy => How::Copy,
+    }
+}
+
+fn run(cli: &Cli, report: &Progress) -> Result<Answer, Stop> {
+    let store = Store::at(&state_dir(&cli.common));
+    let with = |export| Options {
+        store: &store,
+        how: how(export),
+        report,
+    };
+    match &cli.command {
+        Command::Check(args) => run_check(args, &with(ExportArg::Auto)),
+        Command::Plan(PlanCommand::Grow(args)) => {
+            run_plan(args, Direction::Grow, &with(args.change.export))
+        }
+        Command::Plan(PlanCommand::Shrink(args)) => {
+            run_plan(args, Direction::Shrink, &with(args.change.export))
+        }
+        Command::Grow { change, yes } => {
+            run_change(change, Direction::Grow, *yes, &with(change.export))
+        }
+        Command::Shrink { change, yes } => {
+            run_change(change, Direction::Shrink, *yes, &with(change.export))
+        }
+        Command::Apply { plan, yes, export } => run_apply(plan, *yes, &with(*export)),
+        Command::Snapshot { target, output } => run_snapshot(target, output, report),
+        Command::Verify { target, manifest } => run_verify(target, manifest, report),
+        Command::Status => run_status(&store),
+        Command::Recover { what, forward } => {
+            run_recover(&store, what.as_deref(), *forward, report)
+        }
+        Command::Rollback { id, target, yes } => {
+            run_rollback(&store, id, target.as_deref(), *yes, report)
+        }
+        Command::Prune { ids, days } => run_prune(&store, ids, *days),
+        Command::Abandon { id, confirm } => run_abandon(&store, id, confirm.as_deref()),
+    }
+}
+
+fn request(args: &ChangeArgs, direction: Direction) -> Result<Request, Answer> {
+    let to = match (args.to, direction) {
+        (Some(to), _) => to,
+        (None, Direction::Grow) => To::Max,
+        (None, Direction::Shrink) => {
+            return Err(Answer::new(
+                Outcome::Usage,
+                "shrink needs --to SIZE, --to -SIZE or --to min\n",
+            ));
+        }
+    };
+    let disk_bytes = args.disk_size.map(|b| b.0);
+    Ok(Request {
+        direction,
+        to,
+        disk_bytes,
+        level: args.verify.into(),
+    })
+}
+
+fn run_check(args: &TargetArgs, options: &Options<'_>) -> Result<Answer, Stop> {
+    let asked = asked(args);
+    let shown = escape(&args.target.to_string_lossy());
+    let (look, found) = check(&asked, options)?;
+    let text = render::look(&look);
+    let mut answer = match found.is_empty() {
+        true => Answer::new(Outcome::Done, format!("{text}\nnothing is wrong with it\n")),
+        false => {
+            let refused = Answer::from(Stop::Refused(found));
+            Answer {
+                text: format!("{text}\n{}", refused.text),
+                ..refused
+            }
+        }
+    };
+    if let Some(volume) = &look.file_system {
+        answer = answer.with("file_system", &volume.observed);
+    }
+    Ok(answer
+        .on(shown)
+        .with("identity", look.identity())
+        .with("notices", &look.notices))
+}
+
+fn no_change(planned: &Planned, why: &str) -> Answer {
+    Answer::new(Outcome::NoChange, format!("no change: {why}\n"))
+        .on(planned.look.shown.clone())
+        .with("reason", why)
+}
+
+fn run_plan(args: &PlanArgs, direction: Direction, options: &Options<'_>) -> Result<Answer, Stop> {
+    let request = match request(&args.change, direction) {
+        Ok(request) => request,
+        Err(answer) => return Ok(answer),
+    };
+    let asked = asked(&args.change.target);
+    let shown = escape(&asked.target.to_string_lossy());
+    let planned = make_plan(&asked, &request, options);
+    let planned = match planned {
+        Ok(planned) => planned,
+        Err(stop) => return Ok(Answer::from(stop).on(shown)),
+    };
+    let mut plan = match &planned.verdict {
+        Verdict::NoChange(why) => return Ok(no_change(&planned, why)),
+        Verdict::Refused(refusals) => {
+            return Ok(Answer::from(Stop::Refused(refusals.clone())).on(shown));
+        }
+        Verdict::Plan(plan) => (**plan).clone(),
+    };
+    let mut verdict = "it can be done; nothing has been written";
+    if args.rehearse {
+        drop(planned);
+        match change::rehearse(&asked, &plan, options) {
+            Ok(measured) => plan = measured,
+            Err(stop) => return Ok(Answer::from(stop).on(shown)),
+        }
+        verdict = "rehearsed and checked: it can be done; nothing has been written";
+    }
+    let mut text = format!("{}\n{verdict}\n", render::plan(&plan));
+    if let Some(file) = &args.output {
+        save(&plan, file)?;
+        text.push_str(&format!(
+            "carry it out with: holdfast apply {}\n",
+            file.display()
+        ));
+    }
+    Ok(Answer::new(Outcome::Done, text)
+        .on(shown)
+        .with("plan", &plan))
+}
+
+fn save(plan: &Plan, file: &Path) -> Result<(), Stop> {
+    let write = || -> anyhow::Result<()> {
+        let parent = file
+            .parent()
+            .filter(|p| !p.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
+        let mut temporary = tempfile::NamedTempFile::new_in(parent)?;
+        serde_json::to_writer_pretty(&mut temporary, plan)?;
+        temporary.persist(file)?;
+        Ok(())
+    };
+    Ok(write().with_context(|| format!("writing the plan to {}", file.display()))?)
+}
+
+fn load(file: &Path) -> Result<Plan, Stop> {
+    const MAX_BYTES: u64 = 4 << 20;
+    let meta =
+        std::fs::metadata(file).with_context(|| format!("reading the plan {}", file.display()))?;
+    let owner = std::os::unix::fs::MetadataExt::uid(&meta);
+    let me = nix::unistd::geteuid();
+    if me.is_root() && owner != 0 {
+        return Err(Stop::refused(
+            "plan-owner",
+            format!(
+                "the plan {} belongs to uid {owner}, and root carries out its own plans only",
+                file.display()
+            ),
+            "make the plan as root, or look at it and change its owner",
+        ));
+    }
+    let damaged = |what: String| {
+        Stop::refused(
+            "bad-plan",
+            format!("{} is not a plan: {what}", file.display()),
+            "make a new plan",
+        )
+    };
+    if meta.len() > MAX_BYTES {
+        return Err(damaged("it is too large".into()));
+    }
+    let text =
+        std::fs::read(file).with_context(|| format!("reading the plan {}", file.display()))?;
+    let plan: Plan = serde_json::from_slice(&text).map_err(|e| damaged(e.to_string()))?;
+    if plan.schema != SCHEMA {
+        return Err(damaged(format!(
+            "its schema is {}, not {SCHEMA}",
+            escape(&plan.schema)
+        )));
+    }
+    Ok(plan)
+}
+
+fn run_change(
+    args: &ChangeArgs,
+    direction: Direction,
+    yes: bool,
+    options: &Options<'_>,
+) -> Result<Answer, Stop> {
+    let request = match request(args, direction) {
+        Ok(request) => request,
+        Err(answer) => return Ok(answer),
+    };
+    let asked = asked(&args.target);
+    let shown = escape(&asked.target.to_string_lossy());
+    let planned = match make_plan(&asked, &request, options) {
+        Ok(planned) => planned,
+        Err(stop) => return Ok(Answer::from(stop).on(shown)),
+    };
+    let plan = match &planned.verdict {
+        Verdict::NoChange(why) => return Ok(no_change(&planned, why)),
+        Verdict::Refused(refusals) => {
+            return Ok(Answer::from(Stop::Refused(refusals.clone())).on(shown));
+        }
+        Verdict::Plan(plan) => (**plan).clone(),
+    };
+    drop(planned);
+    execute(&asked, &plan, yes, options)
+}
+
+fn run_apply(file: &Path, yes: bool, options: &Options<'_>) -> Result<Answer, Stop> {
+    let plan = load(file)?;
+    let asked = Asked {
+        target: PathBuf::from(&plan.identity.path),
+        partition: plan.partition_number,
+        sector_bytes: match plan.identity.kind {
+            crate::plan::TargetKind::Image => Some(plan.sector_bytes as u32),
+            crate::plan::TargetKind::Device => None,
+        },
+    };
+    execute(&asked, &plan, yes, options)
+}
+
+fn execute(asked: &Asked, plan: &Plan, yes: bool, options: &Options<'_>) -> Result<Answer, Stop> {
+    let shown = escape(&asked.target.to_string_lossy());
+    if !yes && let Some(answer) = ask(&render::plan(plan))? {
+        return Ok(answer.on(shown).with("plan", plan));
+    }
+    match carry_out(asked, plan, options) {
+        Ok(done) => {
+            let outcome = outcome_of(&done.ending);
+            Ok(Answer::new(outcome, render::done(&done))
+                .of(done.id)
+                .on(shown)
+                .with("result", &done))
+        }
+        Err(stop) => Ok(Answer::from(stop).on(shown)),
+    }
+}
+
+/// Shows `what` and asks. `Some`: the answer was no, or there was nobody to ask.
+fn ask(what: &str) -> Result<Option<Answer>, Stop> {
+    if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+        let text = "there is no terminal to ask on: look at the plan, and say --yes\n";
+        return Ok(Some(Answer {
+            error: Some(text.trim().into()),
+            ..Answer::new(Outcome::Usage, text)
+        }));
+    }
+    let mut err = io::stderr();
+    let _ = write!(err, "{what}\nType yes to carry it out: ");
+    let _ = err.flush();
+    let mut line = String::new();
+    io::stdin()
+        .lock()
+        .read_line(&mut line)
+        .context("reading the answer")?;
+    if line.trim() == "yes" {
+        return Ok(None);
+    }
+    Ok(Some(Answer::new(
+        Outcome::Interrupted,
+        "not confirmed; nothing was touched\n",
+    )))
+}
+
+fn run_snapshot(args: &TargetArgs, output: &Path, report: &Progress) -> Result<Answer, Stop> {
+    let look = Look::at(&asked(args))?;
+    let taken = manifest::take(&look, output, report)?;
+    let text = format!(
+        "snapshot of {}: {} chunks, root {}\n",
+        crate::units::Bytes(taken.bytes),
+        taken.chunks,
+        taken.root
+    );
+    Ok(Answer::new(Outcome::Done, text)
+        .on(look.shown.clone())
+        .with("snapshot", &taken))
+}
+
+fn run_verify(args: &TargetArgs, file: &Path, report: &Progress) -> Result<Answer, Stop> {
+    let look = Look::at(&asked(args))?;
+    let found = manifest::verify(&look, file, report)?;
+    let outcome = if found.extents.is_empty() {
+        Outcome::Done
+    } else {
+        Outcome::Differs
+    };
+    Ok(Answer::new(outcome, render::compared(&found))
+        .on(look.shown.clone())
+        .with("comparison", &found))
+}
+
+fn run_status(store: &Store) -> Result<Answer, Stop> {
+    let entries = store.list()?;
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs());
+    Ok(Answer::new(Outcome::Done, render::status(&entries, now)).with("transactions", &entries))
+}
+
+fn run_recover(
+    store: &Store,
+    what: Option<&str>,
+    forward: bool,
+    report: &Progress,
+) -> Result<Answer, Stop> {
+    let toward = if forward { Side::After } else { Side::Before };
+    let done = undo::recover(store, what, toward, report)?;
+    let outcome = if done.is_empty() {
+        Outcome::NoChange
+    } else {
+        Outcome::Done
+    };
+    Ok(undone(outcome, &done))
+}
+
+fn undone(outcome: Outcome, done: &[Undone]) -> Answer {
+    let answer = Answer::new(outcome, render::undone(done)).with("recovered", done);
+    match done.first() {
+        Some(one) => answer.of(one.id).on(escape(&one.target.to_string_lossy())),
+        None => answer,
+    }
+}
+
+fn run_rollback(
+    store: &Store,
+    id: &str,
+    target: Option<&Path>,
+    yes: bool,
+    report: &Progress,
+) -> Result<Answer, Stop> {
+    let entry = store.find(id)?;
+    let what = render::status(
+        std::slice::from_ref(&entry),
+        entry.summary.as_ref().map_or(0, |s| s.began),
+    );
+    if !yes && let Some(answer) = ask(&format!("{what}\nThis transaction is to be undone."))? {
+        return Ok(answer.of(entry.id));
+    }
+    let done = undo::roll_back(store, id, target, report)?;
+    Ok(undone(Outcome::Done, &[done]))
+}
+
+fn run_prune(store: &Store, ids: &[String], days: u64) -> Result<Answer, Stop> {
+    let removed = undo::prune(store, ids, days)?;
+    let outcome = if removed.is_empty() {
+        Outcome::NoChange
+    } else {
+        Outcome::Done
+    };
+    let text = match removed.len() {
+        0 => "nothing to remove\n".to_string(),
+        n => format!("{n} removed\n"),
+    };
+    Ok(Answer::new(outcome, text).with(
+        "removed",
+        removed.iter().map(|id| id.to_string()).collect::<Vec<_>>(),
+    ))
+}
+
+fn run_abandon(store: &Store, id: &str, confirm: Option<&str>) -> Result<Answer, Stop> {
+    let entry = store.find(id)?;
+    let whole = entry.id.to_string();
+    let typed = match confirm {
+        Some(typed) => typed.to_string(),
+        None if io::stdin().is_terminal() => {
+            let mut err = io::stderr();
+            let _ = write!(
+                err,
+                "After this there is no way back to what was before transaction {whole}, and the gate stays \
+                 closed if it stands.\nType its whole id to give it up: "
+            );
+            let _ = err.flush();
+            let mut line = String::new();
+            io::stdin()
+                .lock()
+                .read_line(&mut line)
+                .context("reading the answer")?;
+            line.trim().to_string()
+        }
+        None => String::new(),
+    };
+    if typed != whole {
+        let refusal = Refusal::new(
+            "not-confirmed",
+            "the id that was typed is not that of the transaction",
+            format!("to give it up without a terminal: --confirm {whole}"),
+        );
+        return Ok(Answer::from(Stop::Refused(vec![refusal])).of(entry.id));
+    }
+    undo::abandon(store, entry.id)?;
+    Ok(Answer::new(Outcome::Done, format!("{whole} is given up\n")).of(entry.id))
+}
