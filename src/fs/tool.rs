@@ -555,7 +555,10 @@ mod tests {
         // Another process writes it: a descriptor that is open for writing here would go through
         // the fork of another test's tool, and a program that is open for writing does not start.
         let written = Command::new("/bin/sh")
-            .args(["-c", r#"printf '#!/bin/sh\n%s\n' "$TEXT" >fake && chmod 755 fake"#])
+            .args([
+                "-c",
+                r#"printf '#!/bin/sh\n%s\n' "$TEXT" >fake && chmod 755 fake"#,
+            ])
             .env("TEXT", script)
             .current_dir(&dir)
             .status()
