@@ -1,5 +1,6 @@
 //! A workbench: images, overlays over them, exports, fake tools. Everything lies in one temporary
 //! directory.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![allow(dead_code, reason = "not every test uses every tool")]
 
 use std::fs::{self, File};
@@ -105,34 +106,26 @@ impl Bench {
     }
 
     pub fn export(&self, overlay: Arc<Overlay>, how: How) -> Export {
-        // 64 MiB of file system, or what there is; the tools may rely on no more.
-        let whole = Extent::new(0, overlay.len_bytes().min(256 << 20));
+        let all = overlay.len_bytes();
+        self.export_used(overlay, how, all)
+    }
+
+    /// An export of which the first `used` bytes are in use.
+    pub fn export_used(&self, overlay: Arc<Overlay>, how: How, used: u64) -> Export {
         let setup = Setup {
             scratch: &self.scratch(),
             programs: &[self.path("bin")],
-            used: &ExtentMap::from_iter([whole]),
+            used: &ExtentMap::from_iter([Extent::new(0, used)]),
             how,
         };
         Export::new(overlay, setup).unwrap()
     }
 
-    /// A program `name`, and where tools are to be found with it.
+    /// As [`write_program`].
     pub fn program(&self, name: &str, script: &str) -> Vec<PathBuf> {
         let bin = self.path("bin");
         fs::create_dir_all(&bin).unwrap();
-        // Written by another process, or a fork elsewhere keeps it open and it does not start.
-        let write = r#"printf '#!/bin/sh\n%s\n' "$TEXT" >"$NAME" && chmod 755 "$NAME""#;
-        let written = Command::new("/bin/sh")
-            .args(["-c", write])
-            .env("TEXT", script)
-            .env("NAME", name)
-            .current_dir(&bin)
-            .status()
-            .unwrap();
-        assert!(written.success());
-        let mut dirs = vec![bin];
-        dirs.extend(search_dirs(None));
-        dirs
+        write_program(&bin, name, script)
     }
 
     pub fn fake(&self, script: &str) -> Vec<PathBuf> {
@@ -240,6 +233,19 @@ impl Bench {
             .arg(self.path("files"))
             .arg(&out));
     }
+}
+
+/// Writes a shell script `name` into `dir`. Returns where tools are to be looked for with it.
+pub fn write_program(dir: &Path, name: &str, script: &str) -> Vec<PathBuf> {
+    // Another process writes it: a descriptor that is open for writing here would go through the
+    // fork of another test's tool, and a program that is open for writing does not start.
+    let write = r#"printf '#!/bin/sh\n%s\n' "$TEXT" >"$NAME" && chmod 755 "$NAME""#;
+    let mut shell = Command::new("/bin/sh");
+    shell.args(["-c", write]).current_dir(dir);
+    run(shell.env("TEXT", script).env("NAME", name));
+    let mut dirs = vec![dir.to_path_buf()];
+    dirs.extend(search_dirs(None));
+    dirs
 }
 
 /// Runs a command of the test's own, which must succeed.
