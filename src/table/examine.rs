@@ -151,8 +151,7 @@ pub(super) fn partitions(copy: &Copy) -> (Vec<Partition>, Vec<Refusal>) {
     }
     let mut sorted: Vec<_> = partitions.iter().filter(|p| p.sectors() > 0).collect();
     sorted.sort_by_key(|p| (p.first_lba, p.last_lba));
-    // The one that reaches furthest so far: comparing neighbours alone misses a partition that
-    // lies inside an earlier one.
+    // Against the one that reaches furthest, so that each that lies inside it is named.
     let mut furthest: Option<&Partition> = None;
     for p in sorted {
         if let Some(before) = furthest

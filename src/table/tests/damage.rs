@@ -94,15 +94,15 @@ fn partitions_that_cannot_be_are_named() {
     assert_eq!(with(&|t| t.entries[1].last = 4063), ["gpt-outside"]);
     assert_eq!(with(&|t| t.entries[1].last = u64::MAX), ["gpt-outside"]);
     assert_eq!(with(&|t| t.entries[2].last = 2048), ["gpt-overlap"]);
-    // Inside another one, with a third between them in the order of starts.
-    assert_eq!(
-        with(&|t| {
-            t.entries[2].last = 4000;
-            t.entries[1].first = 1500;
-            t.entries[1].last = 1600;
-        }),
-        ["gpt-overlap"]
-    );
+    let mut inside = Table::new();
+    inside.entries[2].last = 4000;
+    (inside.entries[0].first, inside.entries[0].last) = (130, 140);
+    (inside.entries[1].first, inside.entries[1].last) = (1500, 1600);
+    let problems = read(&inside.disk()).unwrap().refusals();
+    let named: Vec<_> = problems.iter().map(|p| &p.message[..16]).collect();
+    assert_eq!(named, ["partitions 4 (LB", "partitions 4 (LB"]);
+    assert!(problems[0].message.contains("and 1 (LBA 130"));
+    assert!(problems[1].message.contains("and 3 (LBA 1500"));
     let mut bytes = Table::new().bytes();
     for lba in [2, SECTORS - 33] {
         let at = lba as usize * 512;
