@@ -12,7 +12,7 @@ use std::io;
 
 use crate::disk::DiskRead;
 use crate::extent::{Extent, ExtentMap};
-use crate::fs::{Driver, FsError, Observed};
+use crate::fs::{Difference, Driver, FsError, Observed};
 use crate::report::{Refusal, Report};
 use crate::table::{self, Found, Gpt, Opinion};
 use crate::units::{Bytes, escape};
@@ -185,10 +185,23 @@ pub fn files(
     report: &dyn Report,
 ) -> Result<Vec<Refusal>, FsError> {
     let found = driver.compare(states.before, states.after, states.changed, NAMED, report)?;
-    Ok(found
-        .into_iter()
-        .map(|d| reject(&d.code, format!("{}: {}", d.object, d.detail)))
-        .collect())
+    Ok(found.into_iter().map(rejection).collect())
+}
+
+/// The preparation has changed nothing but the stamps of a check.
+///
+/// # Errors
+/// [`FsError`] where it could not be checked.
+pub fn only_prepared(driver: &dyn Driver, states: &States<'_>) -> Result<Vec<Refusal>, FsError> {
+    let found = driver.only_prepared(states.before, states.after, states.changed)?;
+    Ok(found.into_iter().map(rejection).collect())
+}
+
+fn rejection(difference: Difference) -> Refusal {
+    reject(
+        &difference.code,
+        format!("{}: {}", difference.object, difference.detail),
+    )
 }
 
 #[cfg(test)]

@@ -167,15 +167,17 @@ fn run(cli: &Cli, report: &Progress) -> Result<Answer, Stop> {
     }
 }
 
-fn request(args: &ChangeArgs, direction: Direction) -> Result<Request, Answer> {
+fn request(args: &ChangeArgs, direction: Direction) -> Result<Request, Box<Answer>> {
     let to = match (args.to, direction) {
         (Some(to), _) => to,
         (None, Direction::Grow) => To::Max,
         (None, Direction::Shrink) => {
-            return Err(Answer::new(
-                Outcome::Usage,
-                "shrink needs --to SIZE, --to -SIZE or --to min\n",
-            ));
+            let text = "shrink needs --to SIZE, --to -SIZE or --to min\n";
+            let answer = Answer::new(Outcome::Usage, text);
+            return Err(Box::new(Answer {
+                error: Some(text.trim().into()),
+                ..answer
+            }));
         }
     };
     let disk_bytes = args.disk_size.map(|b| b.0);
@@ -220,7 +222,7 @@ fn no_change(planned: &Planned, why: &str) -> Answer {
 fn run_plan(args: &PlanArgs, direction: Direction, options: &Options<'_>) -> Result<Answer, Stop> {
     let request = match request(&args.change, direction) {
         Ok(request) => request,
-        Err(answer) => return Ok(answer),
+        Err(answer) => return Ok(*answer),
     };
     let asked = asked(&args.change.target);
     let shown = escape(&asked.target.to_string_lossy());
@@ -318,7 +320,7 @@ fn run_change(
 ) -> Result<Answer, Stop> {
     let request = match request(args, direction) {
         Ok(request) => request,
-        Err(answer) => return Ok(answer),
+        Err(answer) => return Ok(*answer),
     };
     let asked = asked(&args.target);
     let shown = escape(&asked.target.to_string_lossy());

@@ -208,6 +208,18 @@ pub trait Driver: Send + Sync {
         tools: &tool::Tools,
     ) -> Result<(), tool::ToolError>;
 
+    /// What [`Driver::prepare`] changed besides the stamps of a check, where no journal was to be
+    /// replayed. It must be nothing: whoever asks for a resize has not asked for a repair.
+    ///
+    /// # Errors
+    /// Where either cannot be read.
+    fn only_prepared(
+        &self,
+        before: &dyn DiskRead,
+        after: &dyn DiskRead,
+        changed: &ExtentMap,
+    ) -> Result<Vec<Difference>, FsError>;
+
     /// Runs the stock resizer on `file`.
     ///
     /// # Errors
@@ -282,6 +294,16 @@ pub trait Driver: Send + Sync {
     ) -> Result<Vec<String>, FsError>;
 }
 
+/// All drivers, in the order in which they are asked.
+pub fn drivers() -> &'static [&'static dyn Driver] {
+    &[&ext::Ext]
+}
+
+/// The driver of this name.
+pub fn driver(name: &str) -> Option<&'static dyn Driver> {
+    drivers().iter().find(|d| d.name() == name).copied()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -301,14 +323,4 @@ mod tests {
             assert!(wrong.parse::<TransactionId>().is_err(), "{wrong}");
         }
     }
-}
-
-/// All drivers, in the order in which they are asked.
-pub fn drivers() -> &'static [&'static dyn Driver] {
-    &[&ext::Ext]
-}
-
-/// The driver of this name.
-pub fn driver(name: &str) -> Option<&'static dyn Driver> {
-    drivers().iter().find(|d| d.name() == name).copied()
 }

@@ -8,7 +8,7 @@
 //!    plan is stale.
 //! 4. The start of a partition never changes.
 //!
-//! It does not find out facts ([`crate::transaction`] does), and it trusts no estimate: what it
+//! It does not find out facts (the transaction does), and it trusts no estimate: what it
 //! says about space is checked again against the real delta before the commit.
 
 mod identity;

@@ -20,7 +20,7 @@ use crate::extent::{Extent, ExtentMap};
 use crate::fs::{Direction, FsError, TransactionId};
 use crate::journal::{Draft, JournalError, Outcome};
 use crate::plan::{Facts, Forecast, Level, Plan, Request, To, Verdict, plan};
-use crate::report::{Refusal, Report, checkpoint};
+use crate::report::{Quiet, Refusal, Report, checkpoint};
 use crate::snapshot::{CHUNK_BYTES, Manifest, phase};
 use crate::table::Found;
 use crate::units::{UNIT_BYTES, round_down, round_up};
@@ -135,10 +135,7 @@ pub fn make_plan(asked: &Asked, request: &Request, options: &Options<'_>) -> Res
             .map_err(unreadable)?,
     );
     let bounds = volume.driver.bounds(&part).map_err(unreadable)?;
-    let own_used = volume
-        .driver
-        .used(&part, options.report)
-        .map_err(unreadable)?;
+    let own_used = volume.driver.used(&part, &Quiet).map_err(unreadable)?;
     let mut notices = look.notices.clone();
     refusals.extend(state_dir_refusal(
         &look,
@@ -731,10 +728,7 @@ pub fn check(asked: &Asked, options: &Options<'_>) -> Result<(Look, Vec<Refusal>
         );
         // A file system that is mounted or damaged beyond reading cannot be checked.
         if found.is_empty() {
-            let own_used = volume
-                .driver
-                .used(&part, options.report)
-                .map_err(unreadable)?;
+            let own_used = volume.driver.used(&part, &Quiet).map_err(unreadable)?;
             let used = on_disk(&look, &own_used, partition);
             options.store.prepare(&look.host)?;
             let scratch = scratch(options.store)?;

@@ -1,7 +1,7 @@
 //! A real image or block device as the journal's target.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use crate::disk::survey::{Host, Partition};
@@ -49,7 +49,7 @@ impl HostMedia {
         self.cached.lock().is_ok_and(|c| *c)
     }
 
-    fn direct(&self, path: &PathBuf) -> io::Result<DirectDisk> {
+    fn direct(&self, path: &Path) -> io::Result<DirectDisk> {
         let disk = DirectDisk::open(path)?;
         if !disk.is_direct()
             && let Ok(mut cached) = self.cached.lock()

@@ -5,7 +5,6 @@
 //! table is edited and the file system resized; it is frozen before it is judged, and it is what
 //! the commit reads. The target itself is open for reading only.
 
-use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -256,7 +255,7 @@ impl Stage<'_> {
             after: &after,
             changed: &changed,
         };
-        let found = check::files(self.driver, &states, self.bench.report)
+        let found = check::only_prepared(self.driver, &states)
             .context("comparing the checked file system")?;
         if found.is_empty() {
             Ok(())
@@ -387,7 +386,7 @@ impl Stage<'_> {
 
 /// Directories that `PATH` names beyond the usual ones: their programs must be seen in the room.
 fn programs() -> Vec<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_else(OsString::new);
+    let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .filter(|p| p.is_absolute() && p.is_dir())
         .collect()

@@ -145,10 +145,8 @@ impl Store {
         let to = self.dir_of(id).join(PROGRAM_NAME);
         let copy = || -> io::Result<()> {
             let from = std::env::current_exe()?;
-            // A link costs nothing, but only on one file system.
-            if std::fs::hard_link(&from, &to).is_err() {
-                std::fs::copy(&from, &to)?;
-            }
+            // A copy and not a link: a link would share its mode, and its fate, with the original.
+            std::fs::copy(from, &to)?;
             std::fs::set_permissions(&to, std::os::unix::fs::PermissionsExt::from_mode(0o700))
         };
         copy().is_ok()

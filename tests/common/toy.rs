@@ -87,6 +87,14 @@ impl Driver for Toy {
     fn verify(&self, _: &Path, _: &Tools) -> Result<(), ToolError> {
         unreachable!()
     }
+    fn only_prepared(
+        &self,
+        _: &dyn DiskRead,
+        _: &dyn DiskRead,
+        _: &ExtentMap,
+    ) -> Result<Vec<Difference>, FsError> {
+        unused()
+    }
     fn minimum(&self, _: &Path, _: &Observed, _: &Tools) -> Result<u64, ToolError> {
         unreachable!()
     }

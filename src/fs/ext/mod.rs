@@ -96,6 +96,15 @@ impl Driver for Ext {
         tools::prepare(file, observed.needs_replay, tools)
     }
 
+    fn only_prepared(
+        &self,
+        before: &dyn DiskRead,
+        after: &dyn DiskRead,
+        changed: &ExtentMap,
+    ) -> Result<Vec<Difference>, FsError> {
+        compare::only_stamped(before, after, changed)
+    }
+
     fn resize(&self, file: &Path, new_bytes: u64, tools: &Tools<'_>) -> Result<(), ToolError> {
         tools::resize(file, new_bytes, tools)
     }

@@ -24,7 +24,10 @@ mod content;
 mod directory;
 mod inode;
 mod renumber;
+mod stamps;
 mod superblock;
+
+pub use stamps::only_stamped;
 
 use std::collections::BTreeSet;
 
