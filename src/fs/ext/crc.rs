@@ -26,6 +26,18 @@ pub fn crc32c(seed: u32, bytes: &[u8]) -> u32 {
     crc
 }
 
+/// The start value from which [`crc32c`] over `bytes` gives `crc`.
+pub fn crc32c_back(crc: u32, bytes: &[u8]) -> u32 {
+    bytes.iter().rev().fold(crc, |crc, &byte| {
+        // No two entries have the same upper byte, so it tells which one went in last.
+        let [.., top] = crc.to_le_bytes();
+        let index = (0..=u8::MAX)
+            .find(|&index| entry(0, index).to_le_bytes()[3] == top)
+            .unwrap_or_default();
+        (crc ^ entry(0, index)) << 8 | u32::from(index ^ byte)
+    })
+}
+
 /// CRC-16 (ANSI, reflected polynomial 0xa001), for the descriptors of `uninit_bg`.
 pub fn crc16(seed: u16, bytes: &[u8]) -> u16 {
     let mut crc = seed;
@@ -97,6 +109,7 @@ mod tests {
         for cut in [0, 1, 7, 8, 9, 500, 999, 1000] {
             let (a, b) = bytes.split_at(cut);
             assert_eq!(crc32c(crc32c(5, a), b), whole, "cut at {cut}");
+            assert_eq!(crc32c_back(whole, b), crc32c(5, a), "cut at {cut}");
         }
     }
 }

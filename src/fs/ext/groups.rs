@@ -89,11 +89,12 @@ impl Groups {
     /// Reads the primary descriptors.
     ///
     /// # Errors
-    /// [`FsError::Io`]; [`FsError::Unsupported`] `ext-larger-than-partition`;
+    /// [`FsError::Io`]; [`FsError::Unsupported`] `ext-larger-than-partition`, `ext-journal-dev`;
     /// [`FsError::Corrupt`] where a checksum does not fit, or a group's structures lie outside the
     /// file system (or outside the group, where there is no `flex_bg`).
     pub fn read(part: &dyn DiskRead, sb: &Superblock) -> Result<Groups, FsError> {
-        if let Some(refusal) = larger_than(part, sb) {
+        // The superblock of a journal is not held to what is computed with below.
+        if let Some(refusal) = journal_device(sb).or_else(|| larger_than(part, sb)) {
             return Err(FsError::Unsupported(refusal));
         }
         // The device holds every block, so the count of groups is bounded by its size as well.
@@ -179,6 +180,17 @@ pub fn read_blocks(
         return Err(FsError::Corrupt(format!("{count} blocks at block {block}")));
     };
     Ok(read_vec(part, offset, len)?)
+}
+
+/// The refusal where this is no file system but the journal of one.
+pub fn journal_device(sb: &Superblock) -> Option<Refusal> {
+    sb.has(feature::JOURNAL_DEV).then(|| {
+        Refusal::new(
+            "ext-journal-dev",
+            "this is the external journal of another file system",
+            "it has no files and cannot be resized; name the partition with the file system",
+        )
+    })
 }
 
 /// The refusal where the file system says that it is larger than its partition.

@@ -128,11 +128,9 @@ impl Superblock {
 }
 
 fn is_power_of(number: u64, base: u64) -> bool {
-    let mut power = base;
-    while power < number {
-        power = power.saturating_mul(base);
-    }
-    power == number
+    std::iter::successors(Some(base), |power| power.checked_mul(base))
+        .take_while(|&power| power <= number)
+        .any(|power| power == number)
 }
 
 #[cfg(test)]

@@ -86,12 +86,8 @@ pub fn refusals(
     sb: &Superblock,
     direction: Direction,
 ) -> Result<Vec<Refusal>, FsError> {
-    if sb.has(feature::JOURNAL_DEV) {
-        return Ok(vec![Refusal::new(
-            "ext-journal-dev",
-            "this is the external journal of another file system",
-            "it has no files and cannot be resized; name the partition with the file system",
-        )]);
+    if let Some(refusal) = groups::journal_device(sb) {
+        return Ok(vec![refusal]);
     }
     if let GateState::Closed(id) = gate::state(sb.raw.as_slice()) {
         return Ok(vec![Refusal::new(

@@ -29,7 +29,8 @@ pub const STATE_ORPHANS: u16 = 4;
 /// damaged superblock can ask for.
 pub const MAX_GROUPS: u64 = 1 << 21;
 
-const CHECKSUM_AT: usize = 0x3fc;
+/// Where `s_checksum` is; it covers all bytes before.
+pub const CHECKSUM_AT: usize = 0x3fc;
 const CHECKSUM_TYPE_CRC32C: u8 = 1;
 /// 64 KiB, as a power of two above 1 KiB.
 const MAX_BLOCK_LOG: u64 = 6;
@@ -134,7 +135,8 @@ impl Superblock {
         Superblock::parse(&read_vec(part, SUPERBLOCK_OFFSET, SUPERBLOCK_BYTES)?)
     }
 
-    /// Parses a superblock, primary or backup. `None` where the magic is not there.
+    /// Parses a superblock, primary or backup. `None` where the magic is not there. Of the
+    /// superblock of an external journal (`journal_dev`) the block sizes alone are checked.
     ///
     /// # Errors
     /// [`FsError::Corrupt`] with the field and its value, where a checksum does not fit or fields
@@ -386,14 +388,6 @@ impl Superblock {
 pub fn checksums(raw: &[u8; SUPERBLOCK_BYTES]) -> (u32, u32) {
     let (covered, _) = raw.split_at(CHECKSUM_AT);
     (u32_at(raw, CHECKSUM_AT), crc32c(!0, covered))
-}
-
-/// Gives a superblock the checksum that fits its bytes.
-pub fn seal(raw: &mut [u8; SUPERBLOCK_BYTES]) {
-    let (_, computed) = checksums(raw);
-    if let Some(field) = raw.last_chunk_mut::<4>() {
-        *field = computed.to_le_bytes();
-    }
 }
 
 /// A UUID in its usual form.
