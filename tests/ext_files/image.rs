@@ -269,10 +269,18 @@ pub fn make_image(path: &Path, root: &Path, options: &[&str], size: &str) -> Ima
     args.extend([text, size]);
     run("mke2fs", &args, &[0]);
     let image = Image::open(path);
-    let mut commands = fill(&image);
+    let (mut commands, fillers) = fill(&image);
+    if options.iter().any(|o| o.contains("ea_inode")) {
+        let value = host_file(&image, "value", 20_000, 9);
+        for file in ["/late/late-1", "/many/file-0002"] {
+            commands.push(format!("ea_set -f {value} {file} user.huge"));
+        }
+    }
+    let odd = |end: u64| (1..end).step_by(2);
+    commands.extend(odd(fillers).map(|n| format!("rm /filler/filler-{n:03}")));
     let last = fs::read_dir(root.join("many")).expect("listing").count();
-    let odd = (3..last * 3 / 4).filter(|n| n % 2 == 1);
-    commands.extend(odd.map(|n| format!("rm /many/file-{n:04}")));
+    let early = odd(last as u64 * 3 / 4).skip(1);
+    commands.extend(early.map(|n| format!("rm /many/file-{n:04}")));
     for n in [last - 1, last - 2, 2, 4] {
         let attribute = host_file(&image, "attribute", 600, 3);
         commands.push(format!("ea_set /many/file-{n:04} user.small value-{n}"));
@@ -281,12 +289,6 @@ pub fn make_image(path: &Path, root: &Path, options: &[&str], size: &str) -> Ima
         ));
     }
     commands.push("ea_set /deep user.of.a.directory yes".into());
-    if options.iter().any(|o| o.contains("ea_inode")) {
-        let value = host_file(&image, "value", 20_000, 9);
-        for file in ["/late/late-1", "/many/file-0002"] {
-            commands.push(format!("ea_set -f {value} {file} user.huge"));
-        }
-    }
     if !options
         .iter()
         .any(|o| matches!(*o, "ext2" | "ext3") || o.contains("^extent"))
@@ -305,9 +307,9 @@ fn host_file(image: &Image, name: &str, len: u64, seed: u64) -> String {
     path.to_str().expect("UTF-8").into()
 }
 
-/// Commands that fill an image but for [`LATE_BYTES`], write large files into what is left, and
-/// then remove every second filler.
-fn fill(image: &Image) -> Vec<String> {
+/// Commands that fill an image but for [`LATE_BYTES`], and write large files into what is left; and
+/// the number of fillers.
+fn fill(image: &Image) -> (Vec<String>, u64) {
     let text = run("dumpe2fs", &["-h", image.name()], &[0]);
     let number = |label: &str| -> u64 {
         let line = text
@@ -344,7 +346,5 @@ fn fill(image: &Image) -> Vec<String> {
         format!("write {note} note"),
         "cd /".into(),
     ]);
-    let odd = (0..count).filter(|n| n % 2 == 1);
-    commands.extend(odd.map(|n| format!("rm /filler/filler-{n:03}")));
-    commands
+    (commands, count)
 }

@@ -100,7 +100,6 @@ impl Search<'_> {
         let room = limit.saturating_sub(self.names.len());
         let mut owners = BTreeSet::new();
         volume.each_inode(&Quiet, |number, inode, _| {
-            // The reserved descriptor blocks are structures, with the group that they are in.
             if owners.len() < room && self.owns(number, inode)? {
                 owners.insert(number);
             }
@@ -130,6 +129,7 @@ impl Search<'_> {
         while let Some(piece) = map.next_piece()? {
             owns |= match piece {
                 Piece::Metadata(block) => self.take(volume.bytes_of(block, 1)),
+                // Reserved descriptor blocks belong to the group that they are in.
                 Piece::Run(_) if number == RESIZE => false,
                 Piece::Run(run) => self.take(volume.bytes_of(run.physical, run.len)),
             };

@@ -212,7 +212,9 @@ impl<'a> Volume<'a> {
         }
         if !files.is_empty() {
             self.each_inode(report, |parent, inode, _| {
-                if inode.kind() != Kind::Directory || names.len() == files.len() {
+                // Names inside an inode are not read: their files stay without a path.
+                let readable = inode.kind() == Kind::Directory && !inode.has(FLAG_INLINE_DATA);
+                if !readable || names.len() == files.len() {
                     return Ok(());
                 }
                 self.each_entry(parent, inode, |child, name| {
