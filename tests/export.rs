@@ -1,4 +1,5 @@
 //! Stock tools on an exported overlay: what they may do, and what becomes of what they did.
+
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;

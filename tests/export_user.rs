@@ -2,6 +2,8 @@
 //! there is a second thread, so this test has a `main` of its own.
 //!
 //! Started as root it starts itself again as an ordinary user.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;

@@ -1,8 +1,8 @@
 //! What stands against a resize is refused by its code, and what is damaged is named; no bytes
 //! make the reader panic or hang.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 // Helpers of tests may fail as tests do.
-#![allow(clippy::expect_used)]
 
 #[path = "ext_images/mod.rs"]
 mod ext_images;

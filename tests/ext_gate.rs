@@ -2,8 +2,8 @@
 //!
 //! Needs root: mounting is the point.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 // Helpers of tests may fail as tests do.
-#![allow(clippy::expect_used)]
 
 #[path = "ext_images/mod.rs"]
 mod ext_images;

@@ -1,8 +1,8 @@
 //! What the ext driver reads, held against dumpe2fs and blkid over a matrix of file systems, and
 //! against damage.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 // Helpers of tests may fail as tests do.
-#![allow(clippy::expect_used)]
 
 #[path = "ext_images/mod.rs"]
 mod ext_images;

@@ -1,6 +1,8 @@
 //! P2 and P3: a power cut at every write and every flush, of the commit, of the recovery, and of a
 //! rollback on purpose, leaves the target byte-identical to before or to after.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
 mod common;
 
 use std::collections::BTreeMap;
