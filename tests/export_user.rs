@@ -3,7 +3,6 @@
 //!
 //! Started as root it starts itself again as an ordinary user.
 
-#![allow(clippy::unwrap_used, clippy::expect_used)]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
