@@ -237,6 +237,19 @@ pub trait Driver: Send + Sync {
     /// [`tool::ToolError`].
     fn verify(&self, file: &Path, tools: &tool::Tools) -> Result<(), tool::ToolError>;
 
+    /// What is known against the installed tools for this job: faults that would lose data or
+    /// fail are refusals, those that the checks would find are notices.
+    ///
+    /// # Errors
+    /// [`tool::ToolError`].
+    fn known_faults(
+        &self,
+        observed: &Observed,
+        direction: Direction,
+        new_bytes: u64,
+        tools: &tool::Tools<'_>,
+    ) -> Result<(Vec<Refusal>, Vec<String>), tool::ToolError>;
+
     /// The smallest size that the stock resizer says it can make of the file system on `file`.
     ///
     /// # Errors

@@ -17,6 +17,7 @@ use crate::disk::survey::HostError;
 use crate::disk::{Dir, DiskRead, Hold, HostDir, StateDir, read_vec};
 use crate::export::How;
 use crate::extent::{Extent, ExtentMap};
+use crate::fs::signature::{Area, tail_refusals};
 use crate::fs::{Direction, FsError, TransactionId};
 use crate::journal::{Draft, JournalError, Outcome};
 use crate::plan::{Facts, Forecast, Level, Plan, Request, To, Verdict, plan};
@@ -172,12 +173,49 @@ pub fn make_plan(asked: &Asked, request: &Request, options: &Options<'_>) -> Res
             used: &own_used,
         },
     };
-    let verdict = plan(request, &facts);
+    let mut verdict = plan(request, &facts);
+    if let Verdict::Plan(plan) = &verdict {
+        let foreign = foreign_metadata(&look, plan)?;
+        if !foreign.is_empty() {
+            verdict = Verdict::Refused(foreign);
+        }
+    }
     Ok(Planned {
         verdict,
         used,
         look,
     })
+}
+
+/// What a change of the end would hide or destroy: metadata of others at the end of the partition
+/// as it is, as it will be, and of the disk.
+fn foreign_metadata(look: &Look, plan: &Plan) -> Result<Vec<Refusal>, Stop> {
+    let disk = Extent::new(0, look.disk.len_bytes());
+    let gpt = look.gpt().is_some();
+    let area = |extent: Extent, what: String, ends_with_table| Area {
+        extent,
+        what,
+        ends_with_table,
+    };
+    let name = plan
+        .partition_number
+        .map_or("the file system".into(), |n| format!("partition {n}"));
+    let mut areas = vec![area(
+        plan.partition_before(),
+        format!("{name} as it is now"),
+        false,
+    )];
+    if disk.contains(plan.partition_after()) && plan.partition_after() != plan.partition_before() {
+        areas.push(area(
+            plan.partition_after(),
+            format!("{name} as it will be"),
+            false,
+        ));
+    }
+    if gpt {
+        areas.push(area(disk, "the disk".into(), true));
+    }
+    Ok(tail_refusals(&*look.disk, &areas).context("looking for other metadata at the ends")?)
 }
 
 fn unreadable(e: FsError) -> Stop {

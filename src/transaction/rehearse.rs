@@ -224,12 +224,30 @@ impl Stage<'_> {
         self.judge(&base, &lower, upper, through_fuse)
     }
 
+    /// Refuses tools that are known to fail at this job.
+    fn ask_version(&self, tools: &Tools<'_>) -> Result<(), Stop> {
+        let (direction, new_bytes) = (self.plan.request.direction, self.plan.file_system_size.new);
+        let known = self
+            .driver
+            .known_faults(self.observed, direction, new_bytes, tools);
+        let (refusals, notices) = known.map_err(|e| refused_by_tool(e, "tool-version-unknown"))?;
+        notices
+            .iter()
+            .for_each(|notice| self.bench.report.notice(notice));
+        if refusals.is_empty() {
+            Ok(())
+        } else {
+            Err(Stop::Refused(refusals))
+        }
+    }
+
     fn prepare(&self, lower: &Arc<Overlay>) -> Result<(), Stop> {
         self.bench
             .report
             .phase("checking the file system", None, Unit::Items);
         let partition = self.plan.partition_before();
         self.bench.with_export(lower, partition, |file, tools| {
+            self.ask_version(tools)?;
             self.driver
                 .prepare(file, self.observed, tools)
                 .map_err(|e| refused_by_tool(e, "damaged-file-system"))

@@ -95,6 +95,15 @@ impl Driver for Toy {
     ) -> Result<Vec<Difference>, FsError> {
         unused()
     }
+    fn known_faults(
+        &self,
+        _: &Observed,
+        _: Direction,
+        _: u64,
+        _: &Tools<'_>,
+    ) -> Result<(Vec<Refusal>, Vec<String>), ToolError> {
+        unreachable!()
+    }
     fn minimum(&self, _: &Path, _: &Observed, _: &Tools) -> Result<u64, ToolError> {
         unreachable!()
     }

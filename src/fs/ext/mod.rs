@@ -113,6 +113,29 @@ impl Driver for Ext {
         tools::verify(file, tools)
     }
 
+    fn known_faults(
+        &self,
+        observed: &Observed,
+        direction: Direction,
+        new_bytes: u64,
+        tools: &Tools<'_>,
+    ) -> Result<(Vec<Refusal>, Vec<String>), ToolError> {
+        let job = tools::Job {
+            features: &observed.features,
+            direction,
+            block_bytes: observed.block_bytes,
+            new_bytes,
+        };
+        let (mut refusals, mut notices) = (Vec::new(), Vec::new());
+        for fault in tools::known_faults(tools::version(tools)?, &job) {
+            match fault {
+                tools::Fault::Refused(refusal) => refusals.push(refusal),
+                tools::Fault::Notice(notice) => notices.push(notice),
+            }
+        }
+        Ok((refusals, notices))
+    }
+
     fn minimum(
         &self,
         file: &Path,
