@@ -1,50 +1,27 @@
-//! Grow and shrink: plan, hold, snapshot, rehearse, seal, commit.
+//! Grow and shrink: hold, snapshot, rehearse, seal, commit.
 
 use std::path::Path;
-use std::sync::Mutex;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow};
 use serde::Serialize;
 
 use super::dossier::{Dossier, Hands};
-use super::look::{Asked, Look, Volume};
+use super::look::{Asked, Look};
 use super::media::HostMedia;
+use super::planning::{Options, Planned, fingerprint, make_plan, probe_rate, scratch, unreadable};
 use super::rehearse::{Bench, Rehearsed, Stage};
 use super::stop::Stop;
-use super::store::{Store, Summary, new_id};
+use super::store::{Summary, new_id};
 use crate::disk::survey::HostError;
-use crate::disk::{Dir, DiskRead, Hold, HostDir, StateDir, read_vec};
-use crate::export::How;
+use crate::disk::{Dir, DiskRead, Hold, HostDir, read_vec};
 use crate::extent::{Extent, ExtentMap};
-use crate::fs::signature::{Area, tail_refusals};
-use crate::fs::{Direction, FsError, TransactionId};
+use crate::fs::TransactionId;
 use crate::journal::{Draft, JournalError, Outcome};
-use crate::plan::{Facts, Forecast, Level, Plan, Request, To, Verdict, plan};
-use crate::report::{Quiet, Refusal, Report, checkpoint};
+use crate::plan::{Forecast, Level, Plan, Verdict};
+use crate::report::{Report, checkpoint};
 use crate::snapshot::{CHUNK_BYTES, Manifest, phase};
-use crate::table::Found;
 use crate::units::{UNIT_BYTES, round_down, round_up};
-
-/// How a change is made, besides what is asked for.
-pub struct Options<'a> {
-    /// Where journals are kept.
-    pub store: &'a Store,
-    /// How overlays are exported to tools.
-    pub how: How,
-    /// Where progress goes.
-    pub report: &'a dyn Report,
-}
-
-/// A plan, with what it was made from.
-pub struct Planned {
-    /// The target.
-    pub look: Look,
-    /// What came out.
-    pub verdict: Verdict,
-    /// Bytes in use, in the disk's coordinates.
-    used: ExtentMap,
-}
 
 /// What a change came to.
 #[derive(Clone, Debug, Serialize)]
@@ -91,296 +68,10 @@ pub enum Ending {
     },
 }
 
-struct Asker<'a> {
-    volume: &'a Volume,
-    part: &'a dyn DiskRead,
-    used: &'a ExtentMap,
-}
-
-impl Forecast for Asker<'_> {
-    fn fit(&self, bytes: u64) -> u64 {
-        self.volume.driver.fit(self.part, bytes).unwrap_or(0)
-    }
-    fn delta_bytes(&self, bytes: u64) -> u64 {
-        self.volume
-            .driver
-            .delta_estimate(self.part, self.used, bytes)
-            .unwrap_or(u64::MAX >> 4)
-    }
-}
-
 pub(super) fn now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |d| d.as_secs())
-}
-
-/// Looks at the target and makes a plan. Nothing is written to it, nor opened for writing.
-///
-/// # Errors
-/// [`Stop`].
-pub fn make_plan(asked: &Asked, request: &Request, options: &Options<'_>) -> Result<Planned, Stop> {
-    let look = Look::at(asked)?;
-    refuse_hot(&look, options.store)?;
-    let state = options.store.prepare(&look.host)?;
-    let (Some(partition), Some(volume)) = (look.partition, &look.file_system) else {
-        return Err(Stop::Refused(look.refusals));
-    };
-    let mut refusals = look.refusals.clone();
-    let part = look.window(partition).context("opening the partition")?;
-    let direction = request.direction;
-    refusals.extend(
-        volume
-            .driver
-            .refusals(&part, direction)
-            .map_err(unreadable)?,
-    );
-    let bounds = volume.driver.bounds(&part).map_err(unreadable)?;
-    let own_used = volume.driver.used(&part, &Quiet).map_err(unreadable)?;
-    let mut notices = look.notices.clone();
-    refusals.extend(state_dir_refusal(
-        &look,
-        options.store,
-        &state,
-        &mut notices,
-    ));
-    let used = on_disk(&look, &own_used, partition);
-    let resizer_min_bytes = match request.to {
-        To::Min if refusals.is_empty() => {
-            Some(ask_minimum(&look, volume, &used, partition, options)?)
-        }
-        _ => None,
-    };
-    let facts = Facts {
-        identity: look.identity(),
-        disk_bytes: look.disk.len_bytes(),
-        sector_bytes: u64::from(look.disk.geometry().logical_sector_bytes),
-        table: look.gpt(),
-        partition,
-        file_system: &volume.observed,
-        bounds: &bounds,
-        resizer_min_bytes,
-        used: &used,
-        refusals,
-        notices,
-        state_free_bytes: state.free_bytes,
-        image_free_bytes: free_beside(&look),
-        read_rate: probe_rate(&look, &used),
-        fingerprint: fingerprint(&look, partition)?,
-        driver: &Asker {
-            volume,
-            part: &part,
-            used: &own_used,
-        },
-    };
-    let mut verdict = plan(request, &facts);
-    if let Verdict::Plan(plan) = &verdict {
-        let foreign = foreign_metadata(&look, plan)?;
-        if !foreign.is_empty() {
-            verdict = Verdict::Refused(foreign);
-        }
-    }
-    Ok(Planned {
-        verdict,
-        used,
-        look,
-    })
-}
-
-/// What a change of the end would hide or destroy: metadata of others at the end of the partition
-/// as it is, as it will be, and of the disk.
-fn foreign_metadata(look: &Look, plan: &Plan) -> Result<Vec<Refusal>, Stop> {
-    let disk = Extent::new(0, look.disk.len_bytes());
-    let gpt = look.gpt().is_some();
-    let area = |extent: Extent, what: String, ends_with_table| Area {
-        extent,
-        what,
-        ends_with_table,
-    };
-    let name = plan
-        .partition_number
-        .map_or("the file system".into(), |n| format!("partition {n}"));
-    let mut areas = vec![area(
-        plan.partition_before(),
-        format!("{name} as it is now"),
-        false,
-    )];
-    if disk.contains(plan.partition_after()) && plan.partition_after() != plan.partition_before() {
-        areas.push(area(
-            plan.partition_after(),
-            format!("{name} as it will be"),
-            false,
-        ));
-    }
-    if gpt {
-        areas.push(area(disk, "the disk".into(), true));
-    }
-    Ok(tail_refusals(&*look.disk, &areas).context("looking for other metadata at the ends")?)
-}
-
-fn unreadable(e: FsError) -> Stop {
-    match e {
-        FsError::Io(e) => Stop::from(anyhow::Error::from(e).context("reading the file system")),
-        FsError::Corrupt(what) => Stop::refused(
-            "damaged-file-system",
-            format!("the file system is damaged: {what}"),
-            "look at it with its own checker first (for ext: `e2fsck -fn`)",
-        ),
-        FsError::Unsupported(refusal) => Stop::Refused(vec![refusal]),
-    }
-}
-
-/// A target with a gate, or with a hot journal here, is not planned for.
-fn refuse_hot(look: &Look, store: &Store) -> Result<(), Stop> {
-    let gate = look.file_system.as_ref().and_then(|v| v.observed.gate);
-    let hot = store.hot_on(&look.identity())?;
-    let id = hot.first().map(|e| e.id).or(gate);
-    let Some(id) = id else { return Ok(()) };
-    let here = hot.iter().any(|e| e.id == id);
-    let hint = if here {
-        format!("holdfast recover --state-dir {}", store.path().display())
-    } else {
-        "its journal is in another state directory: run `holdfast recover --state-dir DIR` with that one".into()
-    };
-    let message = format!(
-        "transaction {id} is under way on {}: recovery comes first",
-        look.shown
-    );
-    Err(Stop::RecoveryNeeded(
-        Some(id),
-        Refusal::new("recovery-needed", message, hint),
-    ))
-}
-
-/// A journal must not lie on what it journals.
-fn state_dir_refusal(
-    look: &Look,
-    store: &Store,
-    state: &StateDir,
-    notices: &mut Vec<String>,
-) -> Option<Refusal> {
-    let (device, holds) = (look.device.as_ref()?, state.device?);
-    let changing = look.node.as_ref().map_or(device.number, |node| node.device);
-    let shown = store.path().display();
-    if holds == changing
-        || (look.node.is_none() && device.partitions.iter().any(|p| p.device == holds))
-    {
-        return Some(Refusal::new(
-            "state-dir-on-target",
-            format!("the state directory {shown} lies on what is to be changed"),
-            "name a directory on another file system with --state-dir",
-        ));
-    }
-    if device.number == holds || device.partitions.iter().any(|p| p.device == holds) {
-        notices.push(format!(
-            "the state directory {shown} is on another partition of the same disk"
-        ));
-    }
-    None
-}
-
-/// Bytes in use of the whole disk: those of the file system, and the table's.
-fn on_disk(look: &Look, used: &ExtentMap, partition: Extent) -> ExtentMap {
-    let mut map: ExtentMap = used
-        .iter()
-        .map(|e| Extent::new(partition.start + e.start, e.len))
-        .collect();
-    if let Some((gpt, _)) = look.gpt() {
-        gpt.table_extents(look.disk.len_bytes())
-            .iter()
-            .for_each(|e| map.insert(e));
-    }
-    map
-}
-
-fn free_beside(look: &Look) -> Option<u64> {
-    if look.device.is_some() {
-        return None;
-    }
-    let stat = nix::sys::statvfs::statvfs(look.path.parent()?).ok()?;
-    Some((stat.blocks_available() as u64).saturating_mul(stat.fragment_size() as u64))
-}
-
-/// Reads at most 64 MiB of what is in use past the caches, spread over the disk, against the clock.
-fn probe_rate(look: &Look, used: &ExtentMap) -> Option<u64> {
-    const PIECES: usize = 64;
-    let reader = media_of(look, None).reader().ok()?;
-    let pieces: Vec<Extent> = used.iter().flat_map(|e| e.split(1 << 20)).collect();
-    let step = pieces.len().div_ceil(PIECES).max(1);
-    let mut buf = vec![0; 1 << 20];
-    let (began, mut bytes) = (Instant::now(), 0);
-    for piece in pieces.iter().step_by(step) {
-        reader
-            .read_at(piece.start, &mut buf[..piece.len as usize])
-            .ok()?;
-        bytes += piece.len;
-    }
-    let seconds = began.elapsed().as_secs_f64();
-    (bytes > 0 && seconds > 0.0).then_some((bytes as f64 / seconds) as u64)
-}
-
-/// BLAKE3 of everything that a plan relies on.
-fn fingerprint(look: &Look, partition: Extent) -> Result<String, Stop> {
-    let mut hasher = blake3::Hasher::new();
-    let identity = serde_json::to_vec(&look.identity()).context("describing the target")?;
-    hasher.update(&identity);
-    hasher.update(&look.disk.len_bytes().to_le_bytes());
-    hasher.update(&partition.start.to_le_bytes());
-    hasher.update(&partition.len.to_le_bytes());
-    if let Found::Gpt(gpt) = &look.table {
-        hasher.update(&gpt.fingerprint());
-    }
-    if let Some(volume) = &look.file_system {
-        let superblock = volume.driver.superblock();
-        let bytes = read_vec(
-            &*look.disk,
-            partition.start + superblock.start,
-            superblock.len as usize,
-        );
-        hasher.update(&bytes.context("reading the superblock")?);
-    }
-    Ok(hasher.finalize().to_hex().to_string())
-}
-
-fn ask_minimum(
-    look: &Look,
-    volume: &Volume,
-    used: &ExtentMap,
-    partition: Extent,
-    options: &Options<'_>,
-) -> Result<u64, Stop> {
-    let scratch = scratch(options.store)?;
-    let bench = Bench {
-        look,
-        used,
-        dir: scratch.path(),
-        how: options.how,
-        report: options.report,
-    };
-    bench.minimum(volume, partition)
-}
-
-/// A private directory that is gone when it is dropped, beside the transactions.
-fn scratch(store: &Store) -> anyhow::Result<tempfile::TempDir> {
-    tempfile::Builder::new()
-        .prefix("rehearsal-")
-        .tempdir_in(store.path())
-        .with_context(|| format!("creating a directory in {}", store.path().display()))
-}
-
-/// The target for the journal; `plan` says what the kernel is to be told in the end.
-pub(super) fn media_of(look: &Look, plan: Option<&Plan>) -> HostMedia {
-    let now = look.partition.unwrap_or(Extent::new(0, 0));
-    HostMedia {
-        path: look.path.clone(),
-        image_sector_bytes: look
-            .device
-            .is_none()
-            .then(|| look.disk.geometry().logical_sector_bytes),
-        node: look.node.clone(),
-        partition: plan.map_or((now, now), |p| (p.partition_before(), p.partition_after())),
-        cached: Mutex::new(false),
-    }
 }
 
 /// Holds the target, looks again, and makes sure that `plan` still fits.
@@ -519,7 +210,7 @@ struct Attempt<'a> {
 impl Attempt<'_> {
     fn run(&self, began: Instant) -> Result<Done, Stop> {
         let report = self.options.report;
-        let media = media_of(&self.planned.look, Some(self.plan));
+        let media = HostMedia::of(&self.planned.look, Some(self.plan));
         // A dirty page of the partition's own node would overwrite what we write through the disk.
         media
             .settle()
@@ -745,44 +436,4 @@ impl Parts {
         }
         parts
     }
-}
-
-/// Looks at a target, and lets its own checker look at the file system, on an overlay. Returns
-/// everything that is wrong with it, or in the way of a change.
-///
-/// # Errors
-/// [`Stop`] where it could not be looked at.
-pub fn check(asked: &Asked, options: &Options<'_>) -> Result<(Look, Vec<Refusal>), Stop> {
-    let look = Look::at(asked)?;
-    refuse_hot(&look, options.store)?;
-    let mut found = look.refusals.clone();
-    if let (Some(partition), Some(volume)) = (look.partition, &look.file_system) {
-        let part = look.window(partition).context("opening the partition")?;
-        found.extend(
-            volume
-                .driver
-                .refusals(&part, Direction::Grow)
-                .map_err(unreadable)?,
-        );
-        // A file system that is mounted or damaged beyond reading cannot be checked.
-        if found.is_empty() {
-            let own_used = volume.driver.used(&part, &Quiet).map_err(unreadable)?;
-            let used = on_disk(&look, &own_used, partition);
-            options.store.prepare(&look.host)?;
-            let scratch = scratch(options.store)?;
-            let bench = Bench {
-                look: &look,
-                used: &used,
-                dir: scratch.path(),
-                how: options.how,
-                report: options.report,
-            };
-            match bench.health(volume, partition) {
-                Ok(()) => {}
-                Err(Stop::Refused(refusals)) => found.extend(refusals),
-                Err(stop) => return Err(stop),
-            }
-        }
-    }
-    Ok((look, found))
 }

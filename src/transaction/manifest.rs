@@ -5,8 +5,8 @@ use std::path::Path;
 use anyhow::{Context, anyhow};
 use serde::Serialize;
 
-use super::change::media_of;
 use super::look::Look;
+use super::media::HostMedia;
 use super::stop::Stop;
 use crate::disk::{Dir, HostDir};
 use crate::extent::{Extent, ExtentMap};
@@ -51,7 +51,7 @@ pub struct Compared {
 /// [`Stop`].
 pub fn take(look: &Look, file: &Path, report: &dyn Report) -> Result<Taken, Stop> {
     let used = used(look, report)?;
-    let media = media_of(look, None);
+    let media = HostMedia::of(look, None);
     media
         .settle()
         .context("dropping the page cache of the target")?;
@@ -131,7 +131,7 @@ pub fn verify(look: &Look, file: &Path, report: &dyn Report) -> Result<Compared,
             "name the target that it was taken of",
         )]));
     }
-    let media = media_of(look, None);
+    let media = HostMedia::of(look, None);
     media
         .settle()
         .context("dropping the page cache of the target")?;

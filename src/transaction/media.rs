@@ -4,10 +4,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
+use super::look::Look;
 use crate::disk::survey::{Host, Partition};
 use crate::disk::{DirectDisk, Disk, DiskRead, FileDisk, drop_caches, resize_partition};
 use crate::extent::{Extent, ExtentMap};
 use crate::journal::{Media, Side, View};
+use crate::plan::Plan;
 
 /// The nodes of a target.
 pub struct HostMedia {
@@ -24,6 +26,19 @@ pub struct HostMedia {
 }
 
 impl HostMedia {
+    /// The target that was looked at; `plan` says what the kernel is to be told in the end.
+    pub fn of(look: &Look, plan: Option<&Plan>) -> HostMedia {
+        let now = look.partition.unwrap_or(Extent::new(0, 0));
+        let sector_bytes = look.disk.geometry().logical_sector_bytes;
+        HostMedia {
+            path: look.path.clone(),
+            image_sector_bytes: look.device.is_none().then_some(sector_bytes),
+            node: look.node.clone(),
+            partition: plan.map_or((now, now), |p| (p.partition_before(), p.partition_after())),
+            cached: Mutex::new(false),
+        }
+    }
+
     /// Sees to it that every byte of `extents` of an image has space on its file system, so that a
     /// full one is found before the first byte is overwritten. Nothing to do for a device, or
     /// where the file system cannot reserve.

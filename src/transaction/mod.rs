@@ -1,6 +1,6 @@
 //! The use cases: knows everything in the layers below, and owns the transaction directory.
 //!
-//! [`look::Look`] surveys, [`change`] plans and carries out, [`rehearse`] works on the overlay,
+//! [`look::Look`] surveys, [`planning`] plans, [`change`] carries out, [`rehearse`] works on the overlay,
 //! [`dossier`] seals and commits, [`undo`] recovers and rolls back, [`store`] keeps them all.
 //!
 //! 1. No writable descriptor of the target exists before a rehearsal has passed every check.
@@ -12,12 +12,14 @@ pub mod dossier;
 pub mod look;
 pub mod manifest;
 pub mod media;
+pub mod planning;
 pub mod rehearse;
 pub mod stop;
 pub mod store;
 pub mod undo;
 
-pub use change::{Done, Ending, Options, Planned, carry_out, check, make_plan};
+pub use change::{Done, Ending, carry_out};
 pub use look::{Asked, Look};
+pub use planning::{Options, Planned, check, make_plan};
 pub use stop::Stop;
 pub use store::{Entry, Progress, Store};
