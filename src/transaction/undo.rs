@@ -268,7 +268,7 @@ pub fn recover(
         let ended = case
             .dossier
             .recover(&hands, toward)
-            .map_err(|e| explain(e, case.entry.id))?;
+            .map_err(|e| explain(e, case.entry.id, &give_up))?;
         done.push(Undone {
             id: case.entry.id,
             target: found.path,
@@ -320,16 +320,17 @@ fn gate_without_journal(host: &Host, path: Option<&Path>, store: &Store) -> Resu
     }
 }
 
-fn explain(e: RecoverError, id: TransactionId) -> Stop {
+fn explain(e: RecoverError, id: TransactionId, hint: &str) -> Stop {
     match e {
         RecoverError::Changed { what, extents } => {
-            let named: Vec<String> = extents.iter().take(8).map(|e| e.to_string()).collect();
+            let mut named: Vec<String> = extents.iter().take(4).map(|e| e.to_string()).collect();
+            if extents.len() > named.len() {
+                named.push(format!("and {} more", extents.len() - named.len()));
+            }
             Stop::refused(
                 "target-changed",
                 format!("{what} ({})", named.join(", ")),
-                format!(
-                    "nothing was written; if the target is right as it is, `holdfast abandon {id}` gives this transaction up"
-                ),
+                format!("nothing was written; {hint}"),
             )
         }
         RecoverError::OtherTransaction(other) => Stop::RecoveryNeeded(

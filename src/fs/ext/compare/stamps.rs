@@ -18,8 +18,9 @@ const STAMPS: [Range<usize>; 5] = [
     0x3fc..0x400,
 ];
 
-/// What differs between `before` and `after`, in `changed`, besides the stamps in the superblock
-/// and its backups.
+/// What differs between `before` and `after`, in `changed`, besides the stamps in the superblock.
+/// Its backups may catch up with it: the kernel leaves them as they are, the tools write them
+/// anew. They are compared with it when the resize is judged.
 ///
 /// # Errors
 /// Where either cannot be read.
@@ -59,20 +60,14 @@ pub fn only_stamped(
         .collect())
 }
 
-/// The places of stamps inside `piece`.
+/// The places of stamps, and of backups, inside `piece`.
 fn stamps(sb: &Superblock, piece: Extent) -> Vec<Extent> {
-    (0..sb.group_count())
+    let primary = STAMPS.map(|s| Extent::new(SUPERBLOCK_OFFSET + s.start as u64, s.len() as u64));
+    (1..sb.group_count())
         .filter(|&group| sb.has_superblock(group))
-        .filter_map(|group| match group {
-            0 => Some(SUPERBLOCK_OFFSET),
-            _ => sb.superblock_block(group)?.checked_mul(sb.block_bytes),
-        })
-        .filter(|at| {
-            Extent::new(*at, SUPERBLOCK_BYTES as u64)
-                .intersection(piece)
-                .is_some()
-        })
-        .flat_map(|at| STAMPS.map(|s| Extent::new(at + s.start as u64, s.len() as u64)))
+        .filter_map(|group| sb.superblock_block(group)?.checked_mul(sb.block_bytes))
+        .map(|at| Extent::new(at, SUPERBLOCK_BYTES as u64))
+        .chain(primary)
         .filter_map(|stamp| stamp.intersection(piece))
         .collect()
 }
