@@ -268,7 +268,7 @@ pub fn recover(
         let ended = case
             .dossier
             .recover(&hands, toward)
-            .map_err(|e| explain(e, case.entry.id, &give_up))?;
+            .map_err(|e| explain(e, case.entry.id, &give_up(case.entry.id)))?;
         done.push(Undone {
             id: case.entry.id,
             target: found.path,
@@ -318,6 +318,10 @@ fn gate_without_journal(host: &Host, path: Option<&Path>, store: &Store) -> Resu
             ))
         }
     }
+}
+
+fn give_up(id: TransactionId) -> String {
+    format!("if the target is right as it is, `holdfast abandon {id}` gives the transaction up")
 }
 
 fn explain(e: RecoverError, id: TransactionId, hint: &str) -> Stop {
@@ -386,7 +390,7 @@ pub fn roll_back(
     };
     case.dossier
         .roll_back(&hands)
-        .map_err(|e| explain(e, case.entry.id))?;
+        .map_err(|e| explain(e, case.entry.id, "what came after it would be lost"))?;
     Ok(Undone {
         id: case.entry.id,
         target: found.path,
