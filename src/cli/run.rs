@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use clap::Parser;
@@ -141,6 +141,7 @@ fn run(cli: &Cli, report: &Progress) -> Result<Answer, Stop> {
     let with = |export| Options {
         store: &store,
         how: how(export),
+        patience: Duration::from_secs(cli.common.patience),
         report,
     };
     match &cli.command {
