@@ -231,7 +231,6 @@ impl Attempt<'_> {
             .updated(&*rehearsed.after, &covered.1, &rehearsed.delta, report)
             .context("describing the result")?;
         let verified_bytes = after.extents.total_bytes();
-        media.reserve(&rehearsed.delta).map_err(no_space)?;
         checkpoint(report)?;
         self.options.store.keep_program(self.id);
         let dossier = self.seal(&rehearsed, &identity, (before, after))?;
