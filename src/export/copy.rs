@@ -2,7 +2,9 @@
 //!
 //! Only what the file system uses is copied; the rest reads as zeros. Afterwards the copy's data
 //! is compared with the disk and what differs is written to it. Outside what was copied, a hole
-//! says that no tool has written there: it stands for whatever the disk holds.
+//! says that no tool has written there: it stands for whatever the disk holds. A tool that makes
+//! holes on purpose, where it wants zeros, is therefore told not to ([`super::Export::spawn`]), and
+//! what it writes in part of a page is zero in the rest of it.
 
 use std::fs::File;
 use std::io;

@@ -106,14 +106,14 @@ impl Served {
     }
 
     pub(super) fn finish(self, room: &Room) -> io::Result<()> {
-        let ended = room.inside(DRAIN, drain).and_then(|()| {
-            room.inside(SETTLE, unmount)?;
-            self.join()
-        });
-        if ended.is_err() {
+        let unmounted = room
+            .inside(DRAIN, drain)
+            .and_then(|()| room.inside(SETTLE, unmount));
+        if unmounted.is_err() {
             self.abandon(room);
         }
-        ended?;
+        unmounted?;
+        join(self.session)?;
         match self.notes.error.get() {
             Some(first) => Err(io::Error::other(format!(
                 "a tool met an I/O error on the exported disk: {first}"
@@ -121,18 +121,18 @@ impl Served {
             None => Ok(()),
         }
     }
+}
 
-    /// Waits for the threads, which end with the mount.
-    fn join(&self) -> io::Result<()> {
-        let until = Instant::now() + SETTLE;
-        while !self.session.guard.is_finished() {
-            if Instant::now() > until {
-                return Err(io::Error::other("the export's threads do not end"));
-            }
-            sleep(Duration::from_millis(1));
+/// Waits for the threads, which end with the mount.
+fn join(session: BackgroundSession) -> io::Result<()> {
+    let until = Instant::now() + SETTLE;
+    while !session.guard.is_finished() {
+        if Instant::now() > until {
+            return Err(io::Error::other("the export's threads do not end"));
         }
-        Ok(())
+        sleep(Duration::from_millis(1));
     }
+    session.join()
 }
 
 /// Makes the kernel hand over all that it has gathered.

@@ -69,10 +69,12 @@ enum Way {
     Copy(Copy),
 }
 
-/// A disk as a file, and the room with the tools.
+/// A disk as a file, and the room with the tools. Dropped before it is finished, it lets nothing
+/// more reach the disk, whoever still runs.
 pub struct Export {
     room: Room,
-    way: Way,
+    /// `None` once it is finished.
+    way: Option<Way>,
 }
 
 impl Export {
@@ -95,14 +97,14 @@ impl Export {
 
     fn through_fuse(disk: Arc<dyn Disk>, setup: Setup<'_>, device: File) -> io::Result<Export> {
         let room = Room::new(setup.scratch, setup.programs, None)?;
-        let way = Way::Fuse(Served::start(&room, disk, device)?);
+        let way = Some(Way::Fuse(Served::start(&room, disk, device)?));
         Ok(Export { room, way })
     }
 
     fn as_copy(disk: Arc<dyn Disk>, setup: Setup<'_>) -> io::Result<Export> {
         let copy = Copy::make(disk, setup.used, setup.scratch)?;
         let room = Room::new(setup.scratch, setup.programs, Some(copy.path()))?;
-        let way = Way::Copy(copy.unlinked()?);
+        let way = Some(Way::Copy(copy.unlinked()?));
         Ok(Export { room, way })
     }
 
@@ -113,7 +115,7 @@ impl Export {
 
     /// Whether the disk is served through FUSE.
     pub fn is_fuse(&self) -> bool {
-        matches!(self.way, Way::Fuse(_))
+        matches!(self.way, Some(Way::Fuse(_)))
     }
 
     /// Starts a process in the room. See [`Room::spawn`].
@@ -121,7 +123,7 @@ impl Export {
     /// # Errors
     /// As [`Room::spawn`].
     pub fn spawn(&self, mut command: Command) -> io::Result<Child> {
-        if let Way::Copy(_) = self.way {
+        if let Some(Way::Copy(_)) = self.way {
             // A hole that a tool punches where the copy has a hole anyway leaves no trace, but the
             // disk may hold stale bytes there. With this, e2fsprogs writes its zeros.
             command.env("UNIX_IO_NOZEROOUT", "1");
@@ -132,15 +134,15 @@ impl Export {
     /// A number that changes with every request that reaches the disk. A copy has no requests.
     pub fn requests(&self) -> u64 {
         match &self.way {
-            Way::Fuse(served) => served.requests(),
-            Way::Copy(_) => 0,
+            Some(Way::Fuse(served)) => served.requests(),
+            _ => 0,
         }
     }
 
     /// Breaks the connection: whoever waits for the file gets an error, now and for ever. The
     /// last resort against a tool that even a kill does not end.
     pub fn abandon(&self) {
-        if let Way::Fuse(served) = &self.way {
+        if let Some(Way::Fuse(served)) = &self.way {
             served.abandon(&self.room);
         }
     }
@@ -150,15 +152,18 @@ impl Export {
     /// # Errors
     /// Where a write was lost, the disk gave an error to a tool, or a tool still runs. The
     /// content of the disk is then not to be used.
-    pub fn finish(self) -> io::Result<()> {
-        let Export { room, way } = self;
-        room.settle(SETTLE)?;
-        match way {
-            Way::Fuse(served) => served.finish(&room),
-            Way::Copy(copy) => {
-                room.close()?;
-                copy.write_back()
-            }
+    pub fn finish(mut self) -> io::Result<()> {
+        self.room.settle(SETTLE)?;
+        match self.way.take() {
+            Some(Way::Fuse(served)) => served.finish(&self.room),
+            Some(Way::Copy(copy)) => copy.write_back(),
+            None => Ok(()),
         }
+    }
+}
+
+impl Drop for Export {
+    fn drop(&mut self) {
+        self.abandon();
     }
 }

@@ -19,7 +19,7 @@ use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread::{JoinHandle, sleep};
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -58,10 +58,9 @@ const DEVICES: [&str; 5] = ["null", "zero", "full", "random", "urandom"];
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// See the module.
+/// See the module. Its mounts vanish when it has been dropped and the last process in it has ended.
 pub struct Room {
     jobs: Sender<Job>,
-    keeper: JoinHandle<()>,
     running: Arc<AtomicUsize>,
 }
 
@@ -83,7 +82,7 @@ impl Room {
         };
         let (jobs, inbox) = channel();
         let (built, is_built) = channel();
-        let keeper = std::thread::Builder::new()
+        std::thread::Builder::new()
             .name("room".into())
             .spawn(move || {
                 let result = plan.build();
@@ -98,7 +97,6 @@ impl Room {
         built.map_err(|e| named(e, "making a private room for the tools"))?;
         Ok(Room {
             jobs,
-            keeper,
             running: Arc::default(),
         })
     }
@@ -170,18 +168,6 @@ impl Room {
             sleep(Duration::from_millis(1));
         }
         Ok(())
-    }
-
-    /// Leaves the room. Its mounts vanish with the last process in it.
-    ///
-    /// # Errors
-    /// Where the keeper panicked.
-    pub(super) fn close(self) -> io::Result<()> {
-        let Room { jobs, keeper, .. } = self;
-        drop(jobs);
-        keeper
-            .join()
-            .map_err(|_| io::Error::other("the keeper of the room panicked"))
     }
 }
 

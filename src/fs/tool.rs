@@ -275,6 +275,8 @@ impl<'a> Tools<'a> {
         let ended = self.watch(tool, &mut child, &mut pipe, &mut output);
         if ended.is_err() {
             self.kill(&mut child);
+            // The error that is on its way says more than one about the log.
+            let _ = output.footer("killed by us");
         }
         let status = ended?;
         output.take(&mut pipe).map_err(keep)?;

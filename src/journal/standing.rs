@@ -59,27 +59,37 @@ impl Standing {
             new_bytes: 0,
             foreign: ExtentMap::new(),
         };
-        for record in journal.records() {
-            if matches!(record.step, Step::Gate | Step::Superblock) {
-                continue;
-            }
-            let now = read_padded(target, record.extent).map_err(&io)?;
-            let before = journal.content(record, Side::Before)?;
-            let after = journal.content(record, Side::After)?;
-            for piece in record.extent.split(UNIT_BYTES) {
-                let range = (piece.start - record.extent.start) as usize
-                    ..(piece.end() - record.extent.start) as usize;
-                let (now, old, new) = (&now[range.clone()], &before[range.clone()], &after[range]);
-                match (now == old, now == new) {
-                    // A unit that the transaction does not change speaks for neither side.
-                    (true, true) => {}
-                    (true, false) => standing.old_bytes += piece.len,
-                    (false, true) => standing.new_bytes += piece.len,
-                    (false, false) => standing.foreign.insert(piece),
-                }
+        let between = |r: &&Record| Step::BETWEEN.contains(&r.step);
+        for (span, group) in spans(journal.records().iter().filter(between).collect()) {
+            let bytes = read_padded(target, span).map_err(&io)?;
+            for record in group {
+                standing.judge(journal, record, &bytes[inside(span, record.extent)])?;
             }
         }
         Ok(standing)
+    }
+
+    /// Holds what a record's place holds `now` against both its sides, unit by unit.
+    fn judge(
+        &mut self,
+        journal: &Journal,
+        record: &Record,
+        now: &[u8],
+    ) -> Result<(), JournalError> {
+        let before = journal.content(record, Side::Before)?;
+        let after = journal.content(record, Side::After)?;
+        for piece in record.extent.split(UNIT_BYTES) {
+            let range = inside(record.extent, piece);
+            let (now, old, new) = (&now[range.clone()], &before[range.clone()], &after[range]);
+            match (now == old, now == new) {
+                // A unit that the transaction does not change speaks for neither side.
+                (true, true) => {}
+                (true, false) => self.old_bytes += piece.len,
+                (false, true) => self.new_bytes += piece.len,
+                (false, false) => self.foreign.insert(piece),
+            }
+        }
+        Ok(())
     }
 
     /// Reads only the superblock's unit.
@@ -142,7 +152,30 @@ fn superblock(
     })
 }
 
-fn inside(outer: Extent, inner: Extent) -> std::ops::Range<usize> {
+/// Records in order of place, in groups that are read together: a request for each record of
+/// 4096 bytes would take 15 seconds a gigabyte past the page cache.
+pub(super) fn spans(mut records: Vec<&Record>) -> Vec<(Extent, Vec<&Record>)> {
+    const TOGETHER: u64 = 1 << 20;
+    const GAP: u64 = 64 << 10;
+    records.sort_by_key(|r| r.extent.start);
+    let mut groups: Vec<(Extent, Vec<&Record>)> = Vec::new();
+    for record in records {
+        match groups.last_mut() {
+            Some((span, group))
+                if record.extent.start.saturating_sub(span.end()) <= GAP
+                    && record.extent.end() - span.start <= TOGETHER =>
+            {
+                *span = Extent::from_range(span.start, record.extent.end());
+                group.push(record);
+            }
+            _ => groups.push((record.extent, vec![record])),
+        }
+    }
+    groups
+}
+
+/// Where `inner` lies in the bytes of `outer`.
+pub(super) fn inside(outer: Extent, inner: Extent) -> std::ops::Range<usize> {
     let start = (inner.start - outer.start) as usize;
     start..start + inner.len as usize
 }

@@ -65,10 +65,10 @@ impl State {
 
 impl Overlay {
     /// An overlay of `len_bytes` over `base`. What lies beyond the end of the base reads as zero.
-    /// `spill` is an empty file that nobody else uses; it grows sparsely up to `len_bytes`.
+    /// `spill` is a file that nobody else uses; it is emptied, and grows sparsely up to `len_bytes`.
     ///
     /// # Errors
-    /// Where the spill file cannot be emptied or is not empty afterwards.
+    /// Where the spill file cannot be emptied.
     pub fn new(base: Arc<dyn DiskRead>, len_bytes: u64, spill: File) -> io::Result<Overlay> {
         spill.set_len(0)?;
         let geometry = Geometry {

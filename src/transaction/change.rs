@@ -18,8 +18,8 @@ use crate::disk::{Dir, DiskRead, Hold, HostDir, read_vec};
 use crate::extent::{Extent, ExtentMap};
 use crate::fs::TransactionId;
 use crate::journal::{Draft, JournalError, Outcome};
-use crate::plan::{Forecast, Level, Plan, Verdict};
-use crate::report::{Report, checkpoint};
+use crate::plan::{Level, Plan, Verdict};
+use crate::report::checkpoint;
 use crate::snapshot::{CHUNK_BYTES, Manifest, phase};
 use crate::units::{UNIT_BYTES, round_down, round_up};
 
@@ -218,7 +218,7 @@ impl Attempt<'_> {
             .context("dropping the page cache of the target")?;
         let rehearsed =
             stage(self.planned, self.plan, self.dir.path(), self.options)?.rehearse()?;
-        let covered = self.covered(&rehearsed);
+        let covered = self.covered(&rehearsed)?;
         phase(report, "snapshot", &covered.0);
         let reader = media
             .reader()
@@ -232,12 +232,8 @@ impl Attempt<'_> {
             .context("describing the result")?;
         let verified_bytes = after.extents.total_bytes();
         checkpoint(report)?;
-        self.options.store.keep_program(self.id);
+        self.tell_the_way_back();
         let dossier = self.seal(&rehearsed, &identity, (before, after))?;
-        report.notice(&format!(
-            "commit point passed; should the machine stop now: holdfast recover --state-dir {}",
-            self.options.store.path().display()
-        ));
         let committing = Instant::now();
         let outcome = dossier.commit(&Hands {
             media: &media,
@@ -265,6 +261,19 @@ impl Attempt<'_> {
         })
     }
 
+    /// Says what to do should the machine stop from here on, before it can.
+    fn tell_the_way_back(&self) {
+        let store = self.options.store;
+        let program = match store.keep_program(self.id) {
+            true => store.dir_of(self.id).join("holdfast").display().to_string(),
+            false => "holdfast".into(),
+        };
+        self.options.report.notice(&format!(
+            "committing; should the machine stop from here on: {program} recover --state-dir {}",
+            store.path().display()
+        ));
+    }
+
     fn driver(&self) -> Result<&'static dyn crate::fs::Driver, Stop> {
         let volume = self.planned.look.file_system.as_ref();
         volume
@@ -273,25 +282,34 @@ impl Attempt<'_> {
     }
 
     /// What the manifests before and after cover.
-    fn covered(&self, rehearsed: &Rehearsed) -> (ExtentMap, ExtentMap) {
+    fn covered(&self, rehearsed: &Rehearsed) -> Result<(ExtentMap, ExtentMap), Stop> {
         let (mut before, mut after) = (self.planned.used.clone(), rehearsed.used.clone());
         if self.plan.request.level == Level::All {
-            // The neighbours, and what lies between: everything outside the partition.
-            let rest = |disk_bytes: u64, partition: Extent, map: &mut ExtentMap| {
-                map.insert(Extent::from_range(0, partition.start));
-                map.insert(Extent::from_range(
-                    partition.end(),
-                    disk_bytes.max(partition.end()),
-                ));
-            };
-            rest(
-                self.plan.disk.current,
-                self.plan.partition_before(),
-                &mut before,
-            );
-            rest(self.plan.disk.new, self.plan.partition_after(), &mut after);
+            // The neighbours, and what lies between; but not what others are writing to.
+            let busy = self
+                .planned
+                .look
+                .busy_neighbours()
+                .context("finding out who uses the disk")?;
+            for (disk_bytes, partition, map) in [
+                (
+                    self.plan.disk.current,
+                    self.plan.partition_before(),
+                    &mut before,
+                ),
+                (self.plan.disk.new, self.plan.partition_after(), &mut after),
+            ] {
+                let mut rest: ExtentMap = [Extent::new(0, disk_bytes)].into_iter().collect();
+                rest.remove(partition);
+                rest.difference(&busy).iter().for_each(|e| map.insert(e));
+            }
+            if !busy.is_empty() {
+                self.options
+                    .report
+                    .notice("neighbours that are in use are not read back");
+            }
         }
-        (before, after)
+        Ok((before, after))
     }
 
     fn seal(

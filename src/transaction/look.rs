@@ -11,8 +11,8 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::disk::survey::{self, BlockDevice, Host, HostError, Partition, Target};
-use crate::disk::{DiskRead, FileDisk, Hold, Window};
-use crate::extent::Extent;
+use crate::disk::{DiskRead, FileDisk, Hold, Window, drop_caches};
+use crate::extent::{Extent, ExtentMap};
 use crate::fs::{self, Driver, FsError, Observed, signature};
 use crate::plan::{Identity, TargetKind};
 use crate::report::Refusal;
@@ -83,6 +83,11 @@ impl Look {
             Target::Disk(disk) => (disk.node.clone(), Some(disk), None),
             Target::Partition { disk, number } => (disk.node.clone(), Some(disk), Some(number)),
         };
+        if let Some(device) = &device {
+            // The disk's node has a page cache of its own: what it read while a partition was
+            // mounted may be stale. Where we may not drop it, we can do nothing with it either.
+            let _ = drop_caches(&device.node);
+        }
         let disk = open_read(&path, device.is_some(), asked.sector_bytes)?;
         let table = table::read(&disk)
             .with_context(|| format!("reading the partition table of {shown}"))?;
@@ -378,6 +383,21 @@ impl Look {
             (Some(disk), Some(part)) => Hold::device(&self.host, &part.node, &disk.node, PATIENCE),
             (Some(disk), None) => Hold::device(&self.host, &disk.node, &disk.node, PATIENCE),
         }
+    }
+
+    /// The extents of the disk's other partitions that somebody uses.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn busy_neighbours(&self) -> io::Result<ExtentMap> {
+        let mut busy = ExtentMap::new();
+        for part in self.device.iter().flat_map(|d| &d.partitions) {
+            let used = !survey::uses(&self.host, part.device, &part.node)?.is_empty();
+            if Some(part.number) != self.number && used {
+                busy.insert(part.extent);
+            }
+        }
+        Ok(busy)
     }
 
     /// Who the target is.

@@ -60,6 +60,7 @@ pub fn make_plan(asked: &Asked, request: &Request, options: &Options<'_>) -> Res
             .refusals(&part, direction)
             .map_err(unreadable)?,
     );
+    refusals.extend(odd_length(&look, request));
     let bounds = volume.driver.bounds(&part).map_err(unreadable)?;
     let own_used = volume.driver.used(&part, &Quiet).map_err(unreadable)?;
     let mut notices = look.notices.clone();
@@ -153,6 +154,22 @@ pub(super) fn unreadable(e: FsError) -> Stop {
         ),
         FsError::Unsupported(refusal) => Stop::Refused(vec![refusal]),
     }
+}
+
+/// Bytes behind the last whole sector of an image are no part of the disk, and an extension would
+/// bury them.
+fn odd_length(look: &Look, request: &Request) -> Option<Refusal> {
+    let tail = look.disk.tail_bytes();
+    (tail > 0 && request.disk_bytes.is_some()).then(|| {
+        Refusal::new(
+            "odd-length",
+            format!(
+                "{} ends with {tail} bytes that are no whole sector",
+                look.shown
+            ),
+            "find out what they are; `truncate` makes the image a whole number of sectors",
+        )
+    })
 }
 
 /// A target with a gate, or with a hot journal here, is not planned for.

@@ -91,15 +91,7 @@ impl Store {
     /// # Errors
     /// [`Stop::Refused`] where it cannot.
     pub fn prepare(&self, host: &Host) -> Result<StateDir, Stop> {
-        let create = || -> io::Result<()> {
-            if !self.path.exists() {
-                std::fs::create_dir_all(&self.path)?;
-                let private = std::os::unix::fs::PermissionsExt::from_mode(0o700);
-                std::fs::set_permissions(&self.path, private)?;
-            }
-            Ok(())
-        };
-        if let Err(e) = create() {
+        if let Err(e) = create_private(&self.path) {
             return Err(Stop::refused(
                 "state-dir-not-writable",
                 format!(
@@ -292,6 +284,27 @@ impl Store {
         }
         std::fs::remove_dir_all(self.dir_of(id)).with_context(doing)
     }
+}
+
+/// Creates a directory for its owner alone, with those above it, durably: a journal whose directory
+/// is lost with the power cannot be found.
+fn create_private(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = path
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("/"));
+    create_private(parent)?;
+    match std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700)
+        .create(path)
+    {
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+        other => other?,
+    }
+    // Barrier: see above.
+    std::fs::File::open(parent)?.sync_all()
 }
 
 fn read_summary(dir: &HostDir) -> Option<Summary> {

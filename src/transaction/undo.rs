@@ -268,7 +268,7 @@ pub fn recover(
         let ended = case
             .dossier
             .recover(&hands, toward)
-            .map_err(|e| explain(e, case.entry.id))?;
+            .map_err(|e| explain(e, case.entry.id, &give_up(case.entry.id)))?;
         done.push(Undone {
             id: case.entry.id,
             target: found.path,
@@ -320,16 +320,21 @@ fn gate_without_journal(host: &Host, path: Option<&Path>, store: &Store) -> Resu
     }
 }
 
-fn explain(e: RecoverError, id: TransactionId) -> Stop {
+fn give_up(id: TransactionId) -> String {
+    format!("if the target is right as it is, `holdfast abandon {id}` gives the transaction up")
+}
+
+fn explain(e: RecoverError, id: TransactionId, hint: &str) -> Stop {
     match e {
         RecoverError::Changed { what, extents } => {
-            let named: Vec<String> = extents.iter().take(8).map(|e| e.to_string()).collect();
+            let mut named: Vec<String> = extents.iter().take(4).map(|e| e.to_string()).collect();
+            if extents.len() > named.len() {
+                named.push(format!("and {} more", extents.len() - named.len()));
+            }
             Stop::refused(
                 "target-changed",
                 format!("{what} ({})", named.join(", ")),
-                format!(
-                    "nothing was written; if the target is right as it is, `holdfast abandon {id}` gives this transaction up"
-                ),
+                format!("nothing was written; {hint}"),
             )
         }
         RecoverError::OtherTransaction(other) => Stop::RecoveryNeeded(
@@ -385,7 +390,7 @@ pub fn roll_back(
     };
     case.dossier
         .roll_back(&hands)
-        .map_err(|e| explain(e, case.entry.id))?;
+        .map_err(|e| explain(e, case.entry.id, "what came after it would be lost"))?;
     Ok(Undone {
         id: case.entry.id,
         target: found.path,

@@ -78,7 +78,7 @@ const COMMON: &[Damage] = &[
     (Debugfs(&["rm /many/file-0004"]), "directory", "/many"),
     (Debugfs(&["rm /late/late-1"]), "directory", "/late"),
     (
-        Debugfs(&["cd /many", "write /etc/hostname new"]),
+        Debugfs(&["cd /many", "symlink new elsewhere"]),
         "file-new",
         "/many/new",
     ),
@@ -266,6 +266,12 @@ const MODERN: &[Damage] = &[
         Debugfs(&["fallocate /large/sparse 100 110"]),
         "map",
         "/large/sparse",
+    ),
+    // The second extent, of 5 blocks, was allocated and not written: now it is.
+    (
+        Debugfs(&["sif /many/file-0012 block[7] 5"]),
+        "map",
+        "/many/file-0012",
     ),
     (
         Debugfs(&["punch /large/file-0 1100 1200"]),

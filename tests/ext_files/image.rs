@@ -276,6 +276,9 @@ pub fn make_image(path: &Path, root: &Path, options: &[&str], size: &str) -> Ima
             commands.push(format!("ea_set -f {value} {file} user.huge"));
         }
     }
+    // A directory with a low number in one with a high number; e2fsck sets its `..` right.
+    commands.push("ln /deep/0000 /late/low".into());
+    commands.push("unlink /deep/0000".into());
     let odd = |end: u64| (1..end).step_by(2);
     commands.extend(odd(fillers).map(|n| format!("rm /filler/filler-{n:03}")));
     let last = fs::read_dir(root.join("many")).expect("listing").count();
@@ -294,6 +297,7 @@ pub fn make_image(path: &Path, root: &Path, options: &[&str], size: &str) -> Ima
         .any(|o| matches!(*o, "ext2" | "ext3") || o.contains("^extent"))
     {
         commands.push("fallocate /large/file-0 1000 1400".into());
+        commands.push("fallocate /many/file-0012 20 24".into());
     }
     image.debugfs(&commands.iter().map(String::as_str).collect::<Vec<_>>());
     image.fsck();

@@ -105,6 +105,12 @@ impl Bench {
         Arc::new(Overlay::new(base, len, spill).unwrap())
     }
 
+    /// An overlay over another.
+    pub fn stack(&self, lower: &Arc<Overlay>) -> Overlay {
+        let spill = tempfile::tempfile_in(self.dir.path()).unwrap();
+        Overlay::new(lower.clone(), lower.len_bytes(), spill).unwrap()
+    }
+
     pub fn export(&self, overlay: Arc<Overlay>, how: How) -> Export {
         let all = overlay.len_bytes();
         self.export_used(overlay, how, all)

@@ -353,3 +353,211 @@ fn extent(entry: &[u8]) -> Run {
         unwritten,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::{Disk, MemoryDisk};
+
+    const BLOCK: usize = 1024;
+
+    fn put32(bytes: &mut [u8], at: usize, value: u32) {
+        bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    }
+
+    /// A file system of one group with 400 blocks, and nothing in it.
+    fn disk() -> MemoryDisk {
+        let mut bytes = vec![0; 400 * BLOCK];
+        let superblock = [
+            (0x00, 16),
+            (0x04, 400),
+            (0x14, 1),
+            (0x20, 8192),
+            (0x24, 8192),
+            (0x28, 16),
+        ];
+        for (at, value) in superblock {
+            put32(&mut bytes, BLOCK + at, value);
+        }
+        bytes[BLOCK + 0x38..BLOCK + 0x3a].copy_from_slice(&0xef53u16.to_le_bytes());
+        for (at, block) in [(0, 3), (4, 4), (8, 5)] {
+            put32(&mut bytes, 2 * BLOCK + at, block);
+        }
+        MemoryDisk::fixed(bytes)
+    }
+
+    fn file(flags: u32, words: &[(usize, u32)]) -> Inode {
+        let mut inode = Inode {
+            mode: 0x81a4,
+            flags,
+            ..Inode::parse(&[])
+        };
+        words
+            .iter()
+            .for_each(|&(word, value)| put32(&mut inode.block, word * 4, value));
+        inode
+    }
+
+    fn header(entries: u16, max: u16, depth: u16) -> [u32; 3] {
+        let low = u32::from(EXTENT_MAGIC) | u32::from(entries) << 16;
+        [low, u32::from(max) | u32::from(depth) << 16, 0]
+    }
+
+    fn write(disk: &MemoryDisk, block: u64, words: &[u32]) {
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        disk.write_at(block * BLOCK as u64, &bytes)
+            .expect("writing");
+    }
+
+    /// The runs of a map as (logical, physical, length), and its own blocks.
+    /// Runs as (logical, physical, length), and the map's own blocks.
+    type Walked = (Vec<(u64, u64, u64)>, Vec<u64>);
+
+    fn walk(disk: &MemoryDisk, inode: &Inode) -> Result<Walked, FsError> {
+        let volume = Volume::open(disk).expect("a file system");
+        let mut map = Map::new(&volume, 12, inode)?;
+        let (mut runs, mut blocks) = (Vec::new(), Vec::new());
+        while let Some(piece) = map.next_piece()? {
+            match piece {
+                Piece::Run(run) => runs.push((run.logical, run.physical, run.len)),
+                Piece::Metadata(block) => blocks.push(block),
+            }
+        }
+        Ok((runs, blocks))
+    }
+
+    #[test]
+    fn indirect_pointers_count_from_where_the_level_below_ends() {
+        let disk = disk();
+        write(&disk, 50, &[0, 60, 61, 0, 63]);
+        write(&disk, 51, &[0, 52]);
+        write(&disk, 52, &[70]);
+        write(&disk, 53, &[54]);
+        write(&disk, 54, &[0, 0, 55]);
+        write(&disk, 55, &[0, 80]);
+        let inode = file(
+            0,
+            &[
+                (0, 40),
+                (1, 41),
+                (3, 43),
+                (11, 44),
+                (12, 50),
+                (13, 51),
+                (14, 53),
+            ],
+        );
+        let (runs, blocks) = walk(&disk, &inode).expect("a map");
+        let (double, triple) = (12 + 256, 12 + 256 + 256 * 256);
+        assert_eq!(
+            runs,
+            [
+                (0, 40, 2),
+                (3, 43, 1),
+                (11, 44, 1),
+                (13, 60, 2),
+                (16, 63, 1),
+                (double + 256, 70, 1),
+                (triple + 2 * 256 + 1, 80, 1),
+            ]
+        );
+        assert_eq!(blocks, [50, 51, 52, 53, 54, 55]);
+    }
+
+    #[test]
+    fn an_extent_tree_is_read_in_order_and_knows_unwritten_extents() {
+        let disk = disk();
+        let unwritten = 0x8000 + 3;
+        let leaf = [header(2, 84, 0).as_slice(), &[5, 2, 100, 9, unwritten, 120]].concat();
+        write(&disk, 50, &leaf);
+        write(
+            &disk,
+            51,
+            &[header(1, 84, 0).as_slice(), &[1000, 1, 200]].concat(),
+        );
+        let mut root = header(2, 4, 1).to_vec();
+        root.extend([0, 50, 0, 1000, 51, 0]);
+        let words: Vec<(usize, u32)> = (0..).zip(root).collect();
+        let inode = file(FLAG_EXTENTS, &words);
+        let (runs, blocks) = walk(&disk, &inode).expect("a map");
+        assert_eq!(runs, [(5, 100, 2), (9, 120, 3), (1000, 200, 1)]);
+        assert_eq!(blocks, [50, 51]);
+        assert!(extent(&[0, 0, 0, 0, 3, 0x80, 0, 0, 0, 0, 0, 0]).unwritten);
+        assert!(!extent(&[0, 0, 0, 0, 0, 0x80, 0, 0, 0, 0, 0, 0]).unwritten);
+    }
+
+    #[test]
+    fn trees_that_break_the_rules_are_errors() {
+        let disk = disk();
+        write(
+            &disk,
+            50,
+            &[header(2, 84, 0).as_slice(), &[5, 2, 100, 9, 1, 120]].concat(),
+        );
+        write(
+            &disk,
+            52,
+            &[header(1, 84, 1).as_slice(), &[0, 52, 0]].concat(),
+        );
+        let with = |header: [u32; 3], rest: &[u32]| {
+            let words: Vec<u32> = header.iter().chain(rest).copied().collect();
+            let words: Vec<(usize, u32)> = (0..).zip(words).collect();
+            walk(&disk, &file(FLAG_EXTENTS, &words))
+        };
+        assert!(with(header(1, 4, 0), &[0, 1, 100]).is_ok());
+        for (what, header, rest) in [
+            ("no magic", [0, 4, 0], [0, 1, 100].as_slice()),
+            ("more entries than room", header(5, 4, 0), &[0, 1, 100]),
+            (
+                "more room than the inode has",
+                header(1, 5, 0),
+                &[0, 1, 100],
+            ),
+            ("too deep", header(1, 4, 6), &[0, 50, 0]),
+            ("overlapping", header(2, 4, 0), &[0, 3, 100, 2, 1, 150]),
+            ("not ascending", header(2, 4, 0), &[9, 1, 100, 2, 1, 150]),
+            ("empty", header(1, 4, 0), &[0, 0, 100]),
+            (
+                "beyond the last logical block",
+                header(1, 4, 0),
+                &[u32::MAX, 2, 100],
+            ),
+            ("on the superblock", header(1, 4, 0), &[0, 1, 1]),
+            ("beyond the end", header(1, 4, 0), &[0, 2, 399]),
+            (
+                "far beyond the end",
+                header(1, 4, 0),
+                &[0, 0xffff_0001, u32::MAX],
+            ),
+            (
+                "a leaf that starts before its index",
+                header(1, 4, 1),
+                &[7, 50, 0],
+            ),
+            (
+                "a leaf that runs into the next",
+                header(2, 4, 1),
+                &[0, 50, 0, 6, 51, 0],
+            ),
+            ("a node of the wrong depth", header(1, 4, 2), &[0, 50, 0]),
+            ("a node that is its own child", header(1, 4, 2), &[0, 52, 0]),
+        ] {
+            let result = with(header, rest);
+            assert!(
+                matches!(result, Err(FsError::Corrupt(_))),
+                "{what}: {result:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_map_cannot_claim_more_than_the_file_system_has() {
+        let disk = disk();
+        let circle: Vec<u32> = vec![50; 256];
+        write(&disk, 50, &circle);
+        for slot in [13, 14] {
+            let result = walk(&disk, &file(0, &[(slot, 50)]));
+            assert!(matches!(&result, Err(FsError::Corrupt(text)) if text.contains("more blocks")));
+        }
+    }
+}
