@@ -15,7 +15,7 @@ use super::answer::{Answer, Outcome, outcome_of};
 use super::args::{ChangeArgs, Cli, Command, Common, ExportArg, PlanArgs, PlanCommand, TargetArgs};
 use super::progress::Progress;
 use super::render;
-use crate::export::How;
+use crate::export::{How, enter_user_namespace};
 use crate::fs::Direction;
 use crate::journal::Side;
 use crate::plan::{Plan, Request, SCHEMA, To, Verdict};
@@ -32,6 +32,11 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(e) => return usage(&e),
     };
+    if !nix::unistd::geteuid().is_root() {
+        // An ordinary user's tools need it, and it must come before the first thread. Where a host
+        // forbids it, the commands that start no tool work all the same.
+        let _ = enter_user_namespace();
+    }
     let stop = Arc::new(AtomicBool::new(false));
     hear_signals(&stop);
     let progress = Progress::new(cli.common.quiet, stop);
