@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use clap::Parser;
@@ -33,8 +33,8 @@ pub fn main() -> ExitCode {
         Err(e) => return usage(&e),
     };
     if !nix::unistd::geteuid().is_root() {
-        // An ordinary user's tools need it, and it must come before the first thread. Where a host
-        // forbids it, the commands that start no tool work all the same.
+        // Before there is a second thread. Where the host does not allow it, the command that needs
+        // a room for its tools says so.
         let _ = enter_user_namespace();
     }
     let stop = Arc::new(AtomicBool::new(false));
@@ -141,6 +141,7 @@ fn run(cli: &Cli, report: &Progress) -> Result<Answer, Stop> {
     let with = |export| Options {
         store: &store,
         how: how(export),
+        patience: Duration::from_secs(cli.common.patience),
         report,
     };
     match &cli.command {

@@ -189,6 +189,7 @@ fn stage<'a>(
         used: &planned.used,
         dir,
         how: options.how,
+        patience: options.patience,
         report: options.report,
     };
     Ok(Stage {
