@@ -124,6 +124,10 @@ impl Journal {
     /// Takes the target to the new side. From any state in which the gate stands, or in which
     /// everything is old or everything is new.
     pub(super) fn forward(&self, work: &Work<'_>) -> Result<(), Halt> {
+        let all = self.records().iter().map(|r| r.extent).collect();
+        work.media
+            .reserve(&all)
+            .map_err(halt("reserving space in the image"))?;
         let disk = self.gated_writer(work)?;
         let (_, new_bytes) = self.lengths();
         if disk.len_bytes() != new_bytes {
