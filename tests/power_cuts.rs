@@ -17,7 +17,7 @@ use holdfast::journal::{
     Closed, Draft, JournalError, JournalState, Media, Outcome, RecoverError, Recovered, Side, View,
 };
 use holdfast::report::Quiet;
-use holdfast::sim::{Fault, Machine, Rng, Script, SimDir, SimDisk, Survival};
+use holdfast::sim::{Fault, Length, Machine, Rng, Script, SimDir, SimDisk, Survival};
 use holdfast::snapshot::Manifest;
 use holdfast::transaction::dossier::{Dossier, Hands};
 
@@ -74,6 +74,10 @@ impl Scene {
             (None, None)
         };
         [4, 5, 7].into_iter().for_each(&mut change);
+        if new > old {
+            // A block of the file system behind the old end.
+            change(old.div_ceil(UNIT) + 1);
+        }
         let used = |units: &[u64]| {
             units
                 .iter()
@@ -101,20 +105,25 @@ impl Scene {
             Scene::new("grow without a checksum", false, true, units(10), units(10)),
             Scene::new("bare", true, false, units(9), units(9)),
             Scene::new("bare without a checksum", false, false, units(9), units(9)),
-            Scene::new("an image that grows", true, true, units(10), units(12)),
+            Scene::new("an image that grows", true, true, units(10), units(13)),
             Scene::new(
                 "an image of odd length that grows",
                 false,
                 true,
                 units(10) + 512,
-                units(12),
+                units(14),
             ),
         ]
     }
 
     fn machine(&self) -> (Machine, SimDisk, SimDir) {
         let machine = Machine::new();
-        let disk = machine.add_disk(self.before.clone(), self.is_file, 512);
+        let length = if self.is_file {
+            Length::Settable
+        } else {
+            Length::Fixed
+        };
+        let disk = machine.add_disk(self.before.clone(), length, 512);
         let dir = machine.add_dir();
         (machine, disk, dir)
     }
