@@ -170,11 +170,13 @@ impl Scene {
     }
 
     fn delta(&self) -> ExtentMap {
+        let mut before = self.before.to_vec();
+        before.resize(self.after.len().max(before.len()), 0);
         Extent::new(0, self.after.len() as u64)
             .split(UNIT)
             .filter(|e| {
-                let old = self.before.get(e.start as usize..e.end() as usize);
-                old != Some(&self.after[e.start as usize..e.end() as usize])
+                let range = e.start as usize..e.end() as usize;
+                before[range.clone()] != self.after[range]
             })
             .collect()
     }
