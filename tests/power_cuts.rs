@@ -121,6 +121,10 @@ impl Scene {
 
     /// Seals and commits, as a transaction does. `None`: it never became hot.
     fn commit(&self, disk: &SimDisk, dir: &SimDir) -> Option<Outcome> {
+        self.commit_on(&SimMedia(disk.clone()), dir)
+    }
+
+    fn commit_on(&self, media: &dyn Media, dir: &SimDir) -> Option<Outcome> {
         let target = MemoryDisk::fixed(self.before.to_vec());
         let rehearsed = MemoryDisk::fixed(self.after.clone());
         let unit = Extent::new(self.partition, UNIT);
@@ -153,7 +157,7 @@ impl Scene {
         let after = Manifest::take(&rehearsed, &self.used_after, 2 * UNIT, "", &Quiet).unwrap();
         let dossier =
             Dossier::seal(dir, &draft, &target, &rehearsed, (before, after), &Quiet).ok()?;
-        Some(dossier.commit(&self.hands(&SimMedia(disk.clone()))))
+        Some(dossier.commit(&self.hands(media)))
     }
 
     fn delta(&self) -> ExtentMap {
@@ -188,9 +192,9 @@ impl Scene {
         let dossier = match Dossier::open(dir) {
             Ok(dossier) => dossier,
             Err(_) if machine.is_off() => return None,
-            Err(JournalError::NotSealed | JournalError::Damaged(_) | JournalError::NotAJournal) => {
-                return Some(Side::Before);
-            }
+            // A power cut leaves no other: a damaged journal must never look like an unsealed one,
+            // nor the other way round.
+            Err(JournalError::NotSealed) => return Some(Side::Before),
             Err(e) => panic!("{}: {e}", self.name),
         };
         match dossier.journal.state() {
@@ -267,6 +271,25 @@ impl Media for SimMedia {
     }
 }
 
+/// The same on a host that has no room for the holes of an image.
+struct FullHost(SimMedia);
+
+impl Media for FullHost {
+    fn writer(&self) -> io::Result<Box<dyn Disk>> {
+        panic!("opened for writing without the room for it");
+    }
+    fn reserve(&self, extents: &ExtentMap) -> io::Result<()> {
+        assert!(extents.total_bytes() > UNIT, "the gate and more");
+        Err(io::ErrorKind::StorageFull.into())
+    }
+    fn views(&self) -> io::Result<Vec<View>> {
+        self.0.views()
+    }
+    fn announce(&self, side: Side) -> Result<(), String> {
+        self.0.announce(side)
+    }
+}
+
 fn cut(at: u64) -> Script {
     Script {
         cut_at: Some(at),
@@ -285,6 +308,22 @@ fn without_a_cut_everything_is_applied() {
             scene.name
         );
         scene.check(&disk, Side::After, "no cut");
+    }
+}
+
+#[test]
+fn p1_a_full_host_is_found_before_the_first_write() {
+    for scene in Scene::all() {
+        let (_, disk, dir) = scene.machine();
+        match scene.commit_on(&FullHost(SimMedia(disk.clone())), &dir) {
+            Some(Outcome::RolledBack { cause }) => {
+                assert!(cause.starts_with("reserving space in the image"), "{cause}");
+            }
+            other => panic!("{}: {other:?}", scene.name),
+        }
+        scene.check(&disk, Side::Before, "nothing was written");
+        let state = Dossier::open(&dir).unwrap().journal.state().unwrap();
+        assert_eq!(state, JournalState::Closed(Closed::RolledBack, 1));
     }
 }
 
@@ -528,9 +567,14 @@ fn a_target_in_use_is_not_rolled_back() {
         let (_, disk, dir) = scene.machine();
         scene.commit(&disk, &dir);
         disk.tamper(offset, b"new mail");
+        let as_found = disk.content();
         let dossier = Dossier::open(&dir).unwrap();
         let result = dossier.roll_back(&scene.hands(&SimMedia(disk.clone())));
-        assert_eq!(result.is_err(), inside, "byte {offset}: {result:?}");
+        match result {
+            Err(RecoverError::Changed { .. }) if inside => assert!(disk.content() == as_found),
+            Ok(()) if !inside => {}
+            other => panic!("byte {offset}: {other:?}"),
+        }
     }
 }
 
@@ -567,4 +611,94 @@ fn a_damaged_journal_writes_nothing() {
         "{slots} damaged bytes went unnoticed"
     );
     assert!(Dossier::open(&dir).is_ok());
+}
+
+/// A journal whose medium gives other bytes the second time: what is read is checked when it is
+/// used, not only when the journal is opened.
+struct Rotten {
+    file: Arc<dyn Disk>,
+    /// The byte that is wrong in every short read: the whole of it is read in long ones.
+    at: u64,
+    long: usize,
+}
+
+impl DiskRead for Rotten {
+    fn geometry(&self) -> holdfast::disk::Geometry {
+        self.file.geometry()
+    }
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.file.read_at(offset, buf)?;
+        if let Some(at) = self
+            .at
+            .checked_sub(offset)
+            .filter(|&at| at < buf.len() as u64)
+            && buf.len() < self.long
+        {
+            buf[at as usize] ^= 4;
+        }
+        Ok(())
+    }
+}
+
+impl Disk for Rotten {
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.file.write_at(offset, data)
+    }
+    fn flush(&self) -> io::Result<()> {
+        self.file.flush()
+    }
+    fn set_len(&self, len_bytes: u64) -> io::Result<()> {
+        self.file.set_len(len_bytes)
+    }
+}
+
+#[test]
+fn a_journal_that_rots_between_two_reads_writes_nothing_wrong() {
+    let scene = &Scene::all()[0];
+    let (machine, disk, dir) = scene.machine();
+    scene.commit(&disk, &dir);
+    let operations = machine.operations();
+    let (machine, disk, dir) = scene.machine();
+    machine.follow(cut(operations - 8));
+    scene.commit(&disk, &dir);
+    machine.restart(Survival::KeepAll, 3);
+    let file = dir.open("journal").unwrap();
+    let long = file.len_bytes() as usize / 2;
+    let (mut at_open, mut at_use) = (0, 0);
+    // Every byte of the index, which is the last block before the commit record.
+    let commit = file.len_bytes() - 9 * 4096;
+    let index = commit - 4096..commit - 4096 + 7 * 36;
+    for at in (4096..commit).step_by(97).chain(index) {
+        let again = machine.fork();
+        let disk = again.disk(&disk);
+        let file = again.dir(&dir).open("journal").unwrap();
+        let rotten = Arc::new(Rotten { file, at, long });
+        let before = Dossier::open(&again.dir(&dir)).unwrap().before;
+        match holdfast::journal::Journal::open(rotten) {
+            Err(JournalError::Damaged(_)) => at_open += 1,
+            Err(e) => panic!("byte {at}: {e}"),
+            Ok(journal) => {
+                let dossier = Dossier {
+                    journal,
+                    before,
+                    after: None,
+                };
+                match dossier.recover(&scene.hands(&SimMedia(disk.clone())), Side::Before) {
+                    // A byte between the records, or of a side that is not needed.
+                    Ok(_) => scene.check(&disk, Side::Before, &format!("byte {at}")),
+                    Err(_) => {
+                        at_use += 1;
+                        // Nothing was written in the wrong place: the sound journal mends it all.
+                        let dir = again.dir(&dir);
+                        let side = scene.recover(&again, &disk, &dir, Side::Before);
+                        scene.check(&disk, side.unwrap(), &format!("byte {at}, then sound"));
+                    }
+                }
+            }
+        }
+    }
+    assert!(
+        at_open > 0 && at_use > 50,
+        "{at_open} when opened, {at_use} when used"
+    );
 }
