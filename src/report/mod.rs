@@ -36,6 +36,21 @@ pub enum Unit {
     Items,
 }
 
+/// Passes everything on but the wish to stop: after the commit point nobody asks for it.
+pub struct Deaf<'a>(pub &'a dyn Report);
+
+impl Report for Deaf<'_> {
+    fn phase(&self, name: &str, total: Option<u64>, unit: Unit) {
+        self.0.phase(name, total, unit);
+    }
+    fn progress(&self, done: u64) {
+        self.0.progress(done);
+    }
+    fn notice(&self, text: &str) {
+        self.0.notice(text);
+    }
+}
+
 /// Says nothing.
 pub struct Quiet;
 

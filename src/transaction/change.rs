@@ -168,6 +168,7 @@ pub fn rehearse(asked: &Asked, plan: &Plan, options: &Options<'_>) -> Result<Pla
     let scratch = scratch(options.store)?;
     let rehearsed = stage(&planned, &plan, scratch.path(), options)?.rehearse()?;
     let delta_bytes = rehearsed.delta.total_bytes();
+    plan.set_orphans(rehearsed.orphans);
     plan.estimate.delta_bytes = delta_bytes;
     plan.estimate.state_bytes = 3 * delta_bytes + (1 << 20);
     plan.estimate.measured = true;
@@ -245,9 +246,11 @@ impl Attempt<'_> {
             now: now(),
             whole: self.plan.request.level != Level::Changed,
         });
+        let mut plan = self.plan.clone();
+        plan.set_orphans(rehearsed.orphans);
         Ok(Done {
             id: self.id,
-            plan: self.plan.clone(),
+            plan,
             ending: ending(outcome),
             delta_bytes: dossier.journal.delta_bytes(),
             journal_bytes: self
