@@ -105,7 +105,11 @@ fn on_a_terminal_only_yes_is_yes() {
 #[test]
 fn nothing_is_wider_than_a_terminal_of_80_columns_while_it_works() {
     let (bench, image) = Bench::with("small-gpt");
-    let mut run = OnTerminal::start(&bench, &format!("plan grow {} --rehearse", image.display()), 80);
+    let mut run = OnTerminal::start(
+        &bench,
+        &format!("plan grow {} --rehearse", image.display()),
+        80,
+    );
     assert_eq!(run.ends(), 0, "{}", run.shown());
     let shown = run.shown();
     // Redrawn lines end with a carriage return or an escape; what stays is measured.
@@ -135,7 +139,12 @@ fn leftovers(bench: &Bench) -> Vec<String> {
     }
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
     let here = bench.dir.path().to_str().unwrap();
-    found.extend(mounts.lines().filter(|m| m.contains(here)).map(str::to_string));
+    found.extend(
+        mounts
+            .lines()
+            .filter(|m| m.contains(here))
+            .map(str::to_string),
+    );
     found
 }
 
@@ -190,11 +199,7 @@ fn ctrl_c_on_a_terminal_stops_the_rehearsal_and_takes_its_tools_along() {
     let line = format!("grow {} --yes", image.display());
     // `script` passes the environment on.
     let mut run = {
-        let wrapped = OnTerminal::start(
-            &bench,
-            &line,
-            100,
-        );
+        let wrapped = OnTerminal::start(&bench, &line, 100);
         drop(wrapped);
         let output = bench.path("typescript");
         let mut script = Command::new("script");

@@ -71,7 +71,11 @@ impl Why {
     #[track_caller]
     pub fn says(&self, words: &[&str]) -> &Why {
         for word in words {
-            assert!(self.text.contains(word), "`{word}` is not in: {}", self.text);
+            assert!(
+                self.text.contains(word),
+                "`{word}` is not in: {}",
+                self.text
+            );
         }
         self
     }
@@ -151,7 +155,12 @@ impl Bench {
     ) -> Why {
         let before = Print::of(target);
         let why = judged(|| self.command(args), exit_code, outcome);
-        assert_eq!(Print::of(target), before, "{} was changed", target.display());
+        assert_eq!(
+            Print::of(target),
+            before,
+            "{} was changed",
+            target.display()
+        );
         why
     }
 }
@@ -170,11 +179,18 @@ pub fn judged(command: impl Fn() -> Command, exit_code: i32, outcome: &str) -> W
     let field = |r: &Value, name: &str| r[name].as_str().unwrap().to_string();
     let codes: Vec<String> = refusals.iter().map(|r| field(r, "code")).collect();
     for code in &codes {
-        assert!(text.contains(&format!("[{code}]")), "{code} is not in: {text}");
+        assert!(
+            text.contains(&format!("[{code}]")),
+            "{code} is not in: {text}"
+        );
     }
     let mut words = String::new();
     for refusal in &refusals {
-        words.push_str(&format!("{}\n{}\n", field(refusal, "message"), field(refusal, "hint")));
+        words.push_str(&format!(
+            "{}\n{}\n",
+            field(refusal, "message"),
+            field(refusal, "hint")
+        ));
     }
     words.push_str(document["error"].as_str().unwrap_or_default());
     Why {
@@ -202,7 +218,10 @@ pub fn orderly(output: Output) -> Said {
     for out in [&said.stdout, &said.stderr] {
         assert!(!out.contains("panicked"), "{out}");
         let raw = out.chars().find(|c| c.is_control() && *c != '\n');
-        assert_eq!(raw, None, "a control character reaches the terminal: {out:?}");
+        assert_eq!(
+            raw, None,
+            "a control character reaches the terminal: {out:?}"
+        );
     }
     said
 }
@@ -332,7 +351,11 @@ impl Drop for Loop {
             if program == "losetup" {
                 command.arg("-d");
             }
-            let _ = command.arg(&self.0).args(args).stderr(Stdio::null()).status();
+            let _ = command
+                .arg(&self.0)
+                .args(args)
+                .stderr(Stdio::null())
+                .status();
         }
         let name = self.0.file_name().unwrap();
         let behind = Path::new("/sys/block").join(name).join("loop/backing_file");

@@ -46,7 +46,10 @@ fn a_mounted_partition_names_its_users_and_the_way_to_unmount_it() {
             why.says(&["away for about"]);
         }
     }
-    assert_eq!(tool("mountpoint", &["-d".as_ref(), place.as_os_str()]), before);
+    assert_eq!(
+        tool("mountpoint", &["-d".as_ref(), place.as_os_str()]),
+        before
+    );
     assert!(transactions(&bench).is_empty());
 }
 
@@ -58,7 +61,11 @@ fn a_mounted_bare_device_and_its_image_are_refused() {
     {
         let place = bench.path("mnt");
         let _mount = Mounted::at(&place, &[device.0.as_os_str()]);
-        let why = judged(|| bench.command(&["shrink", node, "--to", "8MiB", "--yes"]), 3, "refused");
+        let why = judged(
+            || bench.command(&["shrink", node, "--to", "8MiB", "--yes"]),
+            3,
+            "refused",
+        );
         why.says(&[node, place.to_str().unwrap(), "umount"]);
         // Nothing is to be done: a script's second run hears so, mounted or not.
         let why = judged(|| bench.command(&["grow", node, "--yes"]), 0, "no-change");
@@ -155,7 +162,10 @@ fn a_second_holdfast_is_refused_whatever_its_state_directory() {
             &["grow", target, "--yes"],
         ] {
             let why = judged(|| at.command(args), 3, "refused");
-            assert!(why.codes.iter().any(|c| c == "held-by-holdfast"), "{why:#?}");
+            assert!(
+                why.codes.iter().any(|c| c == "held-by-holdfast"),
+                "{why:#?}"
+            );
             why.says(&[target, &pid]);
         }
     }

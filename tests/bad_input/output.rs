@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use crate::bench::{Bench, PART, debugfs, peek, poke, tool};
+use crate::bench::{Bench, MIB, PART, debugfs, peek, poke, tool};
 
 /// Clears the screen, in three ways, and turns the text around.
 const NASTY: &str = "a\x1b[2J\u{9b}2J\u{202e}b";
@@ -15,7 +15,10 @@ fn labels_and_names_from_a_disk_cannot_steer_a_terminal() {
     let part = image.with_extension("part");
     let bytes = fs::read(&image).unwrap();
     fs::write(&part, &bytes[PART.start as usize..PART.end as usize]).unwrap();
-    tool("tune2fs", &["-L".as_ref(), NASTY.as_ref(), part.as_os_str()]);
+    tool(
+        "tune2fs",
+        &["-L".as_ref(), NASTY.as_ref(), part.as_os_str()],
+    );
     poke(&image, PART.start, &fs::read(&part).unwrap());
     let name: Vec<u8> = NASTY.encode_utf16().flat_map(u16::to_le_bytes).collect();
     crate::tables::edit(&image, 1, 56, &name);
@@ -32,7 +35,11 @@ fn labels_and_names_from_a_disk_cannot_steer_a_terminal() {
         let program = bench.run(&[args, &["--json"]].concat());
         program.document();
         if args[0] == "check" || args[0] == "plan" {
-            assert!(text.stdout.contains("a\\x1b[2J\\x9b2J\\u{202e}"), "{}", text.stdout);
+            assert!(
+                text.stdout.contains("a\\x1b[2J\\x9b2J\\u{202e}"),
+                "{}",
+                text.stdout
+            );
         }
         if args[0] == "plan" {
             // A program gets the label as it is.
@@ -45,7 +52,17 @@ fn labels_and_names_from_a_disk_cannot_steer_a_terminal() {
 
 #[test]
 fn names_of_files_are_escaped_in_findings_and_differences() {
-    let (bench, image) = Bench::with("small-bare");
+    let bench = Bench::new();
+    let image = bench.file("image", 16 * MIB, &[]);
+    tool(
+        "mke2fs",
+        &[
+            "-q".as_ref(),
+            "-t".as_ref(),
+            "ext4".as_ref(),
+            image.as_os_str(),
+        ],
+    );
     let message = bench.path("message");
     fs::write(&message, "Subject: hello\n\nhello\n").unwrap();
     let request = format!("write {} {}", message.display(), "evil\x1b[2J\x07mail");
@@ -80,8 +97,20 @@ fn every_command_has_help_that_speaks_of_exit_codes() {
         assert!(listed, "exit code {code}is not in: {}", top.stdout);
     }
     let commands = [
-        "check", "plan", "plan grow", "plan shrink", "grow", "shrink", "apply", "snapshot", "verify",
-        "status", "recover", "rollback", "prune", "abandon",
+        "check",
+        "plan",
+        "plan grow",
+        "plan shrink",
+        "grow",
+        "shrink",
+        "apply",
+        "snapshot",
+        "verify",
+        "status",
+        "recover",
+        "rollback",
+        "prune",
+        "abandon",
     ];
     for command in commands {
         let words: Vec<&str> = command.split(' ').collect();
@@ -89,7 +118,11 @@ fn every_command_has_help_that_speaks_of_exit_codes() {
             let help = bench.run(&[&words[..], &[flag]].concat());
             assert_eq!(help.code, 0, "{command}: {}", help.stderr);
             for word in ["Usage:", "--json", "--state-dir", "Exit codes"] {
-                assert!(help.stdout.contains(word), "{command}: no {word} in {}", help.stdout);
+                assert!(
+                    help.stdout.contains(word),
+                    "{command}: no {word} in {}",
+                    help.stdout
+                );
             }
         }
         assert!(top.stdout.contains(words[0]), "{command}");
@@ -101,7 +134,10 @@ fn every_command_has_help_that_speaks_of_exit_codes() {
         assert_eq!(document["command"], command);
     }
     assert_eq!(bench.run(&[] as &[&str]).code, 2);
-    assert_eq!(bench.run(&["explode", "--json"]).document()["outcome"], "usage");
+    assert_eq!(
+        bench.run(&["explode", "--json"]).document()["outcome"],
+        "usage"
+    );
     let version = bench.run(&["--version"]);
     assert_eq!(version.code, 0);
     assert!(version.stdout.contains(env!("CARGO_PKG_VERSION")));
@@ -132,7 +168,9 @@ fn literals(sources: &[String]) -> BTreeSet<String> {
             for (at, piece) in line.split('"').enumerate() {
                 let kebab = piece.contains('-')
                     && piece.split('-').all(|w| {
-                        !w.is_empty() && w.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+                        !w.is_empty()
+                            && w.bytes()
+                                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
                     })
                     && piece.starts_with(|c: char| c.is_ascii_lowercase());
                 if at % 2 == 1 && kebab {
@@ -177,5 +215,8 @@ fn every_refusal_code_is_documented_and_every_documented_one_exists() {
         .iter()
         .filter(|code| !all.contains(&format!("\"{code}\"")))
         .collect();
-    assert!(gone.is_empty(), "documented, and nowhere in the program: {gone:?}");
+    assert!(
+        gone.is_empty(),
+        "documented, and nowhere in the program: {gone:?}"
+    );
 }

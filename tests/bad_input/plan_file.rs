@@ -19,7 +19,11 @@ fn planned(name: &str) -> (Bench, PathBuf, PathBuf) {
         file.to_str().unwrap(),
     ]);
     assert_eq!(made.code, 0, "{}", made.stderr);
-    assert!(made.stdout.contains("holdfast --state-dir"), "{}", made.stdout);
+    assert!(
+        made.stdout.contains("holdfast --state-dir"),
+        "{}",
+        made.stdout
+    );
     assert!(made.stdout.contains(&format!("apply {}", file.display())));
     (bench, image, file)
 }
@@ -31,7 +35,12 @@ fn apply(file: &Path) -> [&str; 3] {
 #[track_caller]
 fn refused(bench: &Bench, image: &Path, file: &Path, code: &str) -> Why {
     let why = bench.refused(image, &apply(file), code);
-    assert!(!why.document["refusals"][0]["hint"].as_str().unwrap().is_empty());
+    assert!(
+        !why.document["refusals"][0]["hint"]
+            .as_str()
+            .unwrap()
+            .is_empty()
+    );
     assert!(transactions(bench).is_empty());
     why
 }
@@ -57,7 +66,11 @@ fn a_plan_that_is_none_is_refused() {
     ] {
         fs::write(&file, bytes).unwrap();
         let why = refused(&bench, &image, &file, "bad-plan");
-        assert!(why.text.contains(file.to_str().unwrap()), "{what}: {}", why.text);
+        assert!(
+            why.text.contains(file.to_str().unwrap()),
+            "{what}: {}",
+            why.text
+        );
     }
     fs::write(&file, good).unwrap();
     let missing = bench.path("missing.json");
@@ -126,7 +139,10 @@ fn a_plan_for_one_target_is_not_carried_out_on_another() {
 fn a_plan_is_stale_when_the_target_has_changed() {
     let changes: [(&str, fn(&Path)); 4] = [
         ("a name in the table", |image| {
-            tool("sgdisk", &["-c".as_ref(), "2:post".as_ref(), image.as_os_str()]);
+            tool(
+                "sgdisk",
+                &["-c".as_ref(), "2:post".as_ref(), image.as_os_str()],
+            );
         }),
         ("the GUID of a neighbour", |image| {
             tool(
@@ -139,7 +155,10 @@ fn a_plan_is_stale_when_the_target_has_changed() {
             let part = image.with_extension("part");
             let bytes = fs::read(image).unwrap();
             fs::write(&part, &bytes[PART.start as usize..PART.end as usize]).unwrap();
-            tool("tune2fs", &["-L".as_ref(), "post".as_ref(), part.as_os_str()]);
+            tool(
+                "tune2fs",
+                &["-L".as_ref(), "post".as_ref(), part.as_os_str()],
+            );
             poke(image, PART.start, &fs::read(&part).unwrap());
         }),
         ("the length of the image", |image| {
@@ -192,7 +211,13 @@ fn a_plan_whose_target_is_gone_is_an_error_that_names_it() {
 fn a_plan_that_cannot_be_written_is_an_error_that_names_the_file() {
     let (bench, image) = Bench::with("small-gpt");
     let to = bench.path("missing").join("plan.json");
-    let args = ["plan", "grow", image.to_str().unwrap(), "-o", to.to_str().unwrap()];
+    let args = [
+        "plan",
+        "grow",
+        image.to_str().unwrap(),
+        "-o",
+        to.to_str().unwrap(),
+    ];
     bench
         .ends(&image, &args, 1, "failed")
         .says(&["writing the plan", to.to_str().unwrap()]);

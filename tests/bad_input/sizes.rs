@@ -46,7 +46,12 @@ fn a_size_without_unit_or_sense_is_a_usage_error_that_says_how_to_write_it() {
         .ends(&image, &["shrink", target, "--yes"], 2, "usage")
         .says(&["--to"]);
     bench
-        .ends(&image, &["grow", target, "--disk-size", "9", "--yes"], 2, "usage")
+        .ends(
+            &image,
+            &["grow", target, "--disk-size", "9", "--yes"],
+            2,
+            "usage",
+        )
         .says(&["--disk-size", "9GiB"]);
 }
 
@@ -59,21 +64,56 @@ fn the_wrong_way_is_refused_with_the_right_command() {
     for to in [&["shrink", "+1MiB"][..], &["shrink", "max"]] {
         refused(&bench, &image, to, "wrong-direction", &["holdfast grow"]);
     }
-    refused(&bench, &image, &["grow", "15MiB"], "smaller-than-now", &["15 MiB", "16 MiB", "holdfast shrink"]);
-    refused(&bench, &image, &["shrink", "17MiB"], "larger-than-now", &["17 MiB", "16 MiB", "holdfast grow"]);
+    refused(
+        &bench,
+        &image,
+        &["grow", "15MiB"],
+        "smaller-than-now",
+        &["15 MiB", "16 MiB", "holdfast shrink"],
+    );
+    refused(
+        &bench,
+        &image,
+        &["shrink", "17MiB"],
+        "larger-than-now",
+        &["17 MiB", "16 MiB", "holdfast grow"],
+    );
 }
 
 #[test]
 fn more_than_there_is_room_for_is_refused_with_what_there_is() {
     let (bench, image) = Bench::with("small-gpt");
-    for to in ["100GiB", "+13MiB", "15EiB", "17179869183GiB", "+17179869183GiB"] {
+    for to in [
+        "100GiB",
+        "+13MiB",
+        "15EiB",
+        "17179869183GiB",
+        "+17179869183GiB",
+    ] {
         if to == "15EiB" {
             continue; // not a unit that is offered
         }
-        refused(&bench, &image, &["grow", to], "no-room", &["disk ends there", "30391808 bytes", "--to max", "--disk-size"]);
+        refused(
+            &bench,
+            &image,
+            &["grow", to],
+            "no-room",
+            &[
+                "disk ends there",
+                "30391808 bytes",
+                "--to max",
+                "--disk-size",
+            ],
+        );
     }
     let (bench, image) = Bench::with("small-swap");
-    refused(&bench, &image, &["grow", "+5MiB"], "no-room", &["partition 4 begins behind it", "20 MiB", "--to max"]);
+    refused(
+        &bench,
+        &image,
+        &["grow", "+5MiB"],
+        "no-room",
+        &["partition 4 begins behind it", "20 MiB", "--to max"],
+    );
 }
 
 #[test]
@@ -84,8 +124,19 @@ fn the_last_megabyte_leaves_nothing_to_grow() {
     assert_eq!(grown.code, 0, "{}", grown.stderr);
     // All there is: a second time there is nothing to do, and more is refused.
     let again = ends(&bench, &image, &["grow", "max"], 0, "no-change");
-    assert!(again.document["reason"].as_str().unwrap().contains("20 MiB already"));
-    refused(&bench, &image, &["grow", "+1MiB"], "no-room", &["partition 4"]);
+    assert!(
+        again.document["reason"]
+            .as_str()
+            .unwrap()
+            .contains("20 MiB already")
+    );
+    refused(
+        &bench,
+        &image,
+        &["grow", "+1MiB"],
+        "no-room",
+        &["partition 4"],
+    );
 }
 
 #[test]
@@ -104,8 +155,20 @@ fn less_than_the_minimum_is_refused_with_the_minimum_which_then_works() {
         for to in [format!("{bytes}B"), "min".into()] {
             ends(&bench, &image, &["shrink", &to], 0, "done");
         }
-        refused(&bench, &image, &["shrink", "0B"], "below-minimum", &["smallest"]);
-        refused(&bench, &image, &["shrink", "-1GiB"], "below-minimum", &["1 GiB", "16 MiB", "smallest"]);
+        refused(
+            &bench,
+            &image,
+            &["shrink", "0B"],
+            "below-minimum",
+            &["smallest"],
+        );
+        refused(
+            &bench,
+            &image,
+            &["shrink", "-1GiB"],
+            "below-minimum",
+            &["1 GiB", "16 MiB", "smallest"],
+        );
     }
 }
 
@@ -113,7 +176,11 @@ fn less_than_the_minimum_is_refused_with_the_minimum_which_then_works() {
 fn a_size_between_boundaries_says_what_it_becomes() {
     let (bench, image) = Bench::with("small-gpt");
     for (to, size, words) in [
-        (["shrink", "5000000B"], 5 * MIB, "5000000 bytes) becomes 5 MiB"),
+        (
+            ["shrink", "5000000B"],
+            5 * MIB,
+            "5000000 bytes) becomes 5 MiB",
+        ),
         (["grow", "20.5MiB"], 20 * MIB, "20.50 MiB"),
         (["grow", "+2500kB"], 18 * MIB, "becomes 18 MiB"),
     ] {
@@ -121,12 +188,18 @@ fn a_size_between_boundaries_says_what_it_becomes() {
         let plan = &why.document["plan"];
         assert_eq!(plan["partition"]["new"], size, "{to:?}");
         let notices = plan["notices"].to_string();
-        assert!(notices.contains(words) && notices.contains("multiple of 1 MiB"), "{notices}");
+        assert!(
+            notices.contains(words) && notices.contains("multiple of 1 MiB"),
+            "{notices}"
+        );
     }
     // So little more that nothing comes of it must not look like success without a word.
     let why = ends(&bench, &image, &["grow", "17MB"], 0, "no-change");
     let reason = why.document["reason"].as_str().unwrap();
-    assert!(reason.contains("17000000 bytes) becomes 16 MiB"), "{reason}");
+    assert!(
+        reason.contains("17000000 bytes) becomes 16 MiB"),
+        "{reason}"
+    );
 }
 
 #[test]
@@ -134,16 +207,32 @@ fn a_disk_size_is_for_images_that_grow() {
     let (bench, image) = Bench::with("small-gpt");
     let target = image.to_str().unwrap();
     bench
-        .refused(&image, &["plan", "grow", target, "--disk-size", "16MiB"], "disk-size-smaller")
+        .refused(
+            &image,
+            &["plan", "grow", target, "--disk-size", "16MiB"],
+            "disk-size-smaller",
+        )
         .says(&["32 MiB", "16 MiB"]);
     bench.refused(
         &image,
-        &["plan", "shrink", target, "--to", "8MiB", "--disk-size", "64MiB"],
+        &[
+            "plan",
+            "shrink",
+            target,
+            "--to",
+            "8MiB",
+            "--disk-size",
+            "64MiB",
+        ],
         "disk-size-with-shrink",
     );
     let device = crate::bench::Loop::on(&image);
     let node = device.0.to_str().unwrap();
     bench
-        .refused(&device.0, &["plan", "grow", node, "--disk-size", "64MiB"], "disk-size-of-a-device")
+        .refused(
+            &device.0,
+            &["plan", "grow", node, "--disk-size", "64MiB"],
+            "disk-size-of-a-device",
+        )
         .says(&["device"]);
 }

@@ -26,7 +26,12 @@ fn refused(bench: &Bench, image: &Path, state: &Path, code: &str, words: &[&str]
         );
         assert_eq!(why.codes, [code], "{why:#?}");
         why.says(&[state.to_str().unwrap()]).says(words);
-        assert!(!why.document["refusals"][0]["hint"].as_str().unwrap().is_empty());
+        assert!(
+            !why.document["refusals"][0]["hint"]
+                .as_str()
+                .unwrap()
+                .is_empty()
+        );
         assert!(fs::read(image).unwrap() == before);
     }
     let _ = bench;
@@ -36,16 +41,43 @@ fn refused(bench: &Bench, image: &Path, state: &Path, code: &str, words: &[&str]
 fn a_state_directory_that_cannot_be_made_or_written_is_refused() {
     let (bench, image) = Bench::with("small-gpt");
     let file = bench.file("file", 1, &[]);
-    refused(&bench, &image, &file.join("below"), "state-dir-not-writable", &["--state-dir"]);
-    refused(&bench, &image, &file, "state-dir-owner", &["not a directory"]);
+    refused(
+        &bench,
+        &image,
+        &file.join("below"),
+        "state-dir-not-writable",
+        &["--state-dir"],
+    );
+    refused(
+        &bench,
+        &image,
+        &file,
+        "state-dir-owner",
+        &["not a directory"],
+    );
     // A file system that is mounted read-only, with the directory and without.
     let medium = bench.file("medium", 8 * MIB, &[]);
     tool("mke2fs", &["-q".as_ref(), medium.as_os_str()]);
     let device = Loop::on(&medium);
     let place = bench.path("mnt");
-    let mount = Mounted::at(&place, &["-o".as_ref(), "ro".as_ref(), device.0.as_os_str()]);
-    refused(&bench, &image, &place.join("state"), "state-dir-not-writable", &["Read-only"]);
-    refused(&bench, &image, &place, "state-dir-not-writable", &["ead-only"]);
+    let mount = Mounted::at(
+        &place,
+        &["-o".as_ref(), "ro".as_ref(), device.0.as_os_str()],
+    );
+    refused(
+        &bench,
+        &image,
+        &place.join("state"),
+        "state-dir-not-writable",
+        &["Read-only"],
+    );
+    refused(
+        &bench,
+        &image,
+        &place,
+        "state-dir-not-writable",
+        &["ead-only"],
+    );
     drop(mount);
 }
 
@@ -66,16 +98,28 @@ fn a_state_directory_of_somebody_else_is_refused() {
 fn a_state_directory_in_memory_is_refused() {
     let (bench, image) = Bench::with("small-gpt");
     let place = bench.path("memory");
-    let _mount = Mounted::at(
-        &place,
-        &["-t", "tmpfs", "none"].map(OsStr::new),
-    );
+    let _mount = Mounted::at(&place, &["-t", "tmpfs", "none"].map(OsStr::new));
     fs::set_permissions(&place, PermissionsExt::from_mode(0o700)).unwrap();
-    refused(&bench, &image, &place, "state-dir-volatile", &["tmpfs", "reboot"]);
-    refused(&bench, &image, &place.join("new"), "state-dir-volatile", &["tmpfs"]);
+    refused(
+        &bench,
+        &image,
+        &place,
+        "state-dir-volatile",
+        &["tmpfs", "reboot"],
+    );
+    refused(
+        &bench,
+        &image,
+        &place.join("new"),
+        "state-dir-volatile",
+        &["tmpfs"],
+    );
     // A disk whose image is in memory is no better.
     let medium = place.join("medium");
-    fs::File::create(&medium).unwrap().set_len(32 * MIB).unwrap();
+    fs::File::create(&medium)
+        .unwrap()
+        .set_len(32 * MIB)
+        .unwrap();
     tool("mke2fs", &["-q".as_ref(), medium.as_os_str()]);
     let device = Loop::on(&medium);
     let place = bench.path("mnt");
@@ -91,10 +135,24 @@ fn a_state_directory_without_room_is_refused_with_what_is_needed() {
     let device = Loop::on(&medium);
     let place = bench.path("mnt");
     let _mount = Mounted::at(&place, &[device.0.as_os_str()]);
-    refused(&bench, &image, &place, "no-journal-space", &["MiB", "free", "--state-dir"]);
+    refused(
+        &bench,
+        &image,
+        &place,
+        "no-journal-space",
+        &["MiB", "free", "--state-dir"],
+    );
     // Not one inode is left, although there is room by the numbers.
     let medium = bench.file("few", 64 * MIB, &[]);
-    tool("mke2fs", &["-q".as_ref(), "-N".as_ref(), "12".as_ref(), medium.as_os_str()]);
+    tool(
+        "mke2fs",
+        &[
+            "-q".as_ref(),
+            "-N".as_ref(),
+            "12".as_ref(),
+            medium.as_os_str(),
+        ],
+    );
     let device = Loop::on(&medium);
     let place = bench.path("few inodes");
     let _mount = Mounted::at(&place, &[device.0.as_os_str()]);
@@ -135,7 +193,10 @@ fn a_state_directory_on_the_target_is_refused_and_one_beside_it_is_noted() {
             3,
             "refused",
         );
-        assert!(why.codes.iter().any(|c| c == "state-dir-on-target"), "{why:#?}");
+        assert!(
+            why.codes.iter().any(|c| c == "state-dir-on-target"),
+            "{why:#?}"
+        );
         why.says(&[state.to_str().unwrap(), "--state-dir"]);
     }
     // Another partition of the same disk, which is mounted: the ordinary case.
@@ -155,7 +216,10 @@ fn a_state_directory_on_the_target_is_refused_and_one_beside_it_is_noted() {
         let document = planned.document();
         assert_eq!(planned.code, 0, "{document:#}");
         let notices = document["plan"]["notices"].to_string();
-        assert!(notices.contains("another partition of the same disk"), "{notices}");
+        assert!(
+            notices.contains("another partition of the same disk"),
+            "{notices}"
+        );
     }
     tool("delpart", &[disk, "3"]);
 }

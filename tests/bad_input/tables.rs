@@ -62,14 +62,24 @@ fn two_bad_copies_are_not_mended_by_a_command() {
     let (bench, image) = Bench::with("small-gpt");
     poke(&image, 512 + 30, b"X");
     poke(&image, DISK - 512 + 30, b"X");
-    refused(&bench, &image, "gpt-header-crc", &["primary", "backup", "no copy is whole"]);
+    refused(
+        &bench,
+        &image,
+        "gpt-header-crc",
+        &["primary", "backup", "no copy is whole"],
+    );
 }
 
 #[test]
 fn partitions_that_overlap_or_lie_outside_are_refused() {
     let le = |n: u64| n.to_le_bytes();
     for (at, value, code, words) in [
-        (32, le(6000), "gpt-overlap", "1 (LBA 2048 to 6143) and 2 (LBA 6000"),
+        (
+            32,
+            le(6000),
+            "gpt-overlap",
+            "1 (LBA 2048 to 6143) and 2 (LBA 6000",
+        ),
         (40, le(DISK / 512 + 5), "gpt-outside", "partition 2"),
         (32, le(20), "gpt-outside", "partition 2"),
         (40, le(6000), "gpt-inverted", "partition 2"),
@@ -91,7 +101,10 @@ fn copies_that_disagree_are_refused() {
 #[test]
 fn a_hybrid_mbr_is_refused() {
     let (bench, image) = Bench::with("small-gpt");
-    tool("sgdisk", &["-h".as_ref(), "1:2".as_ref(), image.as_os_str()]);
+    tool(
+        "sgdisk",
+        &["-h".as_ref(), "1:2".as_ref(), image.as_os_str()],
+    );
     refused(&bench, &image, "hybrid-mbr", &["stale", "gdisk"]);
 }
 

@@ -41,7 +41,7 @@ fn what_is_neither_file_nor_block_device_is_an_error_that_says_what_it_is() {
 
 #[test]
 fn an_image_that_its_user_may_not_read_is_an_error() {
-    let (bench, image) = Bench::with("small-gpt");
+    let (_bench, image) = Bench::with("small-gpt");
     // All that leads to it may be passed; the file itself may not be read.
     fs::set_permissions(&image, PermissionsExt::from_mode(0o600)).unwrap();
     let place = tempfile::tempdir_in("/var/tmp").unwrap();
@@ -96,14 +96,14 @@ fn emptiness_and_noise_are_refused() {
 #[test]
 fn a_file_system_of_another_kind_is_named_with_the_tools_that_own_it() {
     let bench = Bench::new();
-    let cases: [(&str, &[(u64, &[u8])], &str, &str); 5] = [
-        ("xfs", &[(0, b"XFSB\0\0\x10\0")], "XFS", "xfs_growfs"),
-        ("btrfs", &[(65_600, b"_BHRfS_M")], "btrfs", "btrfs"),
-        ("swap", &[(4086, b"SWAPSPACE2"), (1024, &[1, 0, 0, 0])], "swap", "mkswap"),
+    let cases: [(&str, &[(u64, &[u8])], &str, &str); 2] = [
         (
             "vfat",
             &[
-                (0, b"\xeb\x58\x90mkfs.fat\0\x02\x04\x04\0\x02\0\x02\0\x40\xf8\x10\0"),
+                (
+                    0,
+                    b"\xeb\x58\x90mkfs.fat\0\x02\x04\x04\0\x02\0\x02\0\x40\xf8\x10\0",
+                ),
                 (36, b"\x80\0\x29"),
                 (54, b"FAT16   "),
                 (510, b"\x55\xaa"),
@@ -111,12 +111,7 @@ fn a_file_system_of_another_kind_is_named_with_the_tools_that_own_it() {
             "FAT",
             "fat",
         ),
-        (
-            "luks",
-            &[(0, b"LUKS\xba\xbe\0\x02")],
-            "LUKS",
-            "cryptsetup",
-        ),
+        ("luks", &[(0, b"LUKS\xba\xbe\0\x02")], "LUKS", "cryptsetup"),
     ];
     for (name, content, kind, tool) in cases {
         let path = bench.file(name, 16 * MIB, content);
@@ -130,12 +125,20 @@ fn a_file_system_of_another_kind_is_named_with_the_tools_that_own_it() {
 #[test]
 fn real_file_systems_of_other_kinds_are_known_too() {
     let bench = Bench::new();
-    for (program, kind) in [("mkfs.xfs", "XFS"), ("mkfs.btrfs", "btrfs"), ("mkswap", "swap")] {
+    for (program, kind, owner) in [
+        ("mkfs.xfs", "XFS", "xfs_growfs"),
+        ("mkfs.btrfs", "btrfs", "btrfs"),
+        ("mkswap", "swap", "mkswap"),
+    ] {
         let path = bench.file(program, 320 * MIB, &[]);
         tool(program, &["-q".as_ref(), path.as_os_str()]);
         bench
-            .refused(&path, &["check", path.to_str().unwrap()], "unsupported-file-system")
-            .says(&[kind]);
+            .refused(
+                &path,
+                &["check", path.to_str().unwrap()],
+                "unsupported-file-system",
+            )
+            .says(&[kind, owner]);
     }
 }
 
@@ -145,7 +148,11 @@ fn a_partition_that_does_not_exist_is_refused_with_those_that_do() {
     let target = image.to_str().unwrap();
     for number in ["0", "3", "5", "4294967295"] {
         bench
-            .refused(&image, &["plan", "grow", target, "-p", number], "no-such-partition")
+            .refused(
+                &image,
+                &["plan", "grow", target, "-p", number],
+                "no-such-partition",
+            )
             .says(&[target, &format!("no partition {number};"), "1, 2, 4"]);
     }
     for number in ["-1", "two", "4294967296", ""] {
@@ -161,12 +168,27 @@ fn a_partition_that_does_not_exist_is_refused_with_those_that_do() {
 fn of_several_candidates_one_must_be_chosen() {
     let (bench, image) = Bench::with("small-gpt");
     let other = bench.file("other", 2 * MIB, &[]);
-    tool("mke2fs", &["-q".as_ref(), "-t".as_ref(), "ext2".as_ref(), "-L".as_ref(), "boot".as_ref(), other.as_os_str()]);
+    tool(
+        "mke2fs",
+        &[
+            "-q".as_ref(),
+            "-t".as_ref(),
+            "ext2".as_ref(),
+            "-L".as_ref(),
+            "boot".as_ref(),
+            other.as_os_str(),
+        ],
+    );
     poke(&image, MIB, &fs::read(&other).unwrap());
     let target = image.to_str().unwrap();
     bench
         .refused(&image, &["plan", "grow", target], "which-partition")
-        .says(&[target, "1: 2 MiB, ext2 boot", "2: 16 MiB, ext4 mail", "--partition"]);
+        .says(&[
+            target,
+            "1: 2 MiB, ext2 boot",
+            "2: 16 MiB, ext4 mail",
+            "--partition",
+        ]);
     let said = bench.run(&["plan", "grow", target, "--partition", "2"]);
     assert_eq!(said.code, 0, "{}", said.stderr);
 }

@@ -26,11 +26,19 @@ fn without(bench: &Bench, name: &str, args: &[&str]) -> Command {
 
 #[test]
 fn a_tool_that_is_missing_is_named_with_its_package_before_anything_is_done() {
-    for (name, wanted) in [("resize2fs", "grow"), ("e2fsck", "grow"), ("tune2fs", "grow")] {
+    for (name, wanted) in [
+        ("resize2fs", "grow"),
+        ("e2fsck", "grow"),
+        ("tune2fs", "grow"),
+    ] {
         let (bench, image) = Bench::with("small-gpt");
         let before = std::fs::read(&image).unwrap();
         let target = image.to_str().unwrap();
-        let why = judged(|| without(&bench, name, &[wanted, target, "--yes"]), 3, "refused");
+        let why = judged(
+            || without(&bench, name, &[wanted, target, "--yes"]),
+            3,
+            "refused",
+        );
         assert_eq!(why.codes, ["missing-tool"], "{why:#?}");
         why.says(&[name, "apt install e2fsprogs"]);
         assert!(std::fs::read(&image).unwrap() == before);

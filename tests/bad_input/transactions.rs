@@ -32,9 +32,19 @@ fn interrupted() -> (Bench, PathBuf, Vec<u8>, String) {
     let transaction: TransactionId = id.parse().unwrap();
     let at = PART.start + 1024;
     let superblock = &before[at as usize..at as usize + 1024];
-    let gate = driver("ext").unwrap().close_gate(superblock, transaction).unwrap();
+    let gate = driver("ext")
+        .unwrap()
+        .close_gate(superblock, transaction)
+        .unwrap();
     poke(&image, at, &gate);
     (bench, image, before, id)
+}
+
+/// An image whose GUIDs are no other's: the generated ones all have the same.
+fn another(bench: &Bench, name: &str) -> PathBuf {
+    let image = bench.image(name);
+    tool("sgdisk", &["-G".as_ref(), image.as_os_str()]);
+    image
 }
 
 fn same_file(path: &Path, bytes: &[u8]) -> bool {
@@ -46,7 +56,10 @@ fn a_hot_journal_stands_before_everything_else_in_any_state_directory() {
     let (bench, image, before, id) = interrupted();
     let target = image.to_str().unwrap();
     let elsewhere = Bench::new();
-    for (at, hint) in [(&bench, bench.state()), (&elsewhere, "another state directory".into())] {
+    for (at, hint) in [
+        (&bench, bench.state()),
+        (&elsewhere, "another state directory".into()),
+    ] {
         for args in [
             &["check", target][..],
             &["check", target, "-p", "2"],
@@ -56,7 +69,13 @@ fn a_hot_journal_stands_before_everything_else_in_any_state_directory() {
         ] {
             let why = at.ends(&image, args, 8, "recovery-needed");
             assert_eq!(why.codes, ["recovery-needed"], "{why:#?}");
-            why.says(&[&id, target, "holdfast recover", "--state-dir", hint.to_str().unwrap()]);
+            why.says(&[
+                &id,
+                target,
+                "holdfast recover",
+                "--state-dir",
+                hint.to_str().unwrap(),
+            ]);
             assert_eq!(why.document["transaction"], id.as_str());
         }
     }
@@ -66,9 +85,14 @@ fn a_hot_journal_stands_before_everything_else_in_any_state_directory() {
     assert!(status.stdout.contains("HOT"), "{}", status.stdout);
     for command in [&["prune", id.as_str()][..], &["rollback", &id, "--yes"]] {
         let why = bench.ends(&image, command, 3, "refused");
-        assert!(why.text.contains(&id) || why.text.contains("recover"), "{why:#?}");
+        assert!(
+            why.text.contains(&id) || why.text.contains("recover"),
+            "{why:#?}"
+        );
     }
-    bench.ends(&image, &["abandon", &id], 3, "refused").says(&["--confirm", &id]);
+    bench
+        .ends(&image, &["abandon", &id], 3, "refused")
+        .says(&["--confirm", &id]);
     let recovered = bench.run(&["recover"]);
     assert_eq!(recovered.code, 0, "{}", recovered.stderr);
     assert!(same_file(&image, &before), "not as before");
@@ -81,7 +105,12 @@ fn what_nobody_knows_is_refused_by_each_command_that_takes_a_transaction() {
     for args in [
         &["rollback", "0123456789abcdef", "--yes"][..],
         &["prune", "0123456789abcdef"],
-        &["abandon", "0123456789abcdef", "--confirm", "0123456789abcdef"],
+        &[
+            "abandon",
+            "0123456789abcdef",
+            "--confirm",
+            "0123456789abcdef",
+        ],
         &["recover", "0123456789abcdef"],
         &["rollback", "", "--yes"],
         &["rollback", "../..", "--yes"],
@@ -111,7 +140,14 @@ fn a_rollback_of_what_was_used_since_says_what_has_changed() {
     let part = image.with_extension("part");
     let bytes = fs::read(&image).unwrap();
     fs::write(&part, &bytes[PART.start as usize..]).unwrap();
-    let map = tool("debugfs", &["-R".as_ref(), "bmap /home/anna/Maildir/subscriptions 0".as_ref(), part.as_os_str()]);
+    let map = tool(
+        "debugfs",
+        &[
+            "-R".as_ref(),
+            "bmap /home/anna/Maildir/subscriptions 0".as_ref(),
+            part.as_os_str(),
+        ],
+    );
     let block: u64 = map.trim().parse().unwrap();
     let at = PART.start + block * 1024;
     let byte = peek(&image, at, 1)[0];
@@ -129,8 +165,14 @@ fn a_rollback_of_what_was_used_since_says_what_has_changed() {
 #[test]
 fn a_rollback_of_another_target_is_refused() {
     let (bench, image, _, id) = grown();
-    let other = bench.image("small-ext3");
-    let args = ["rollback", &id, "--yes", "--target", other.to_str().unwrap()];
+    let other = another(&bench, "small-ext3");
+    let args = [
+        "rollback",
+        &id,
+        "--yes",
+        "--target",
+        other.to_str().unwrap(),
+    ];
     bench
         .refused(&other, &args, "another-target")
         .says(&[other.to_str().unwrap(), &id]);
@@ -139,7 +181,13 @@ fn a_rollback_of_another_target_is_refused() {
     bench
         .refused(&moved, &["rollback", &id, "--yes"], "target-not-found")
         .says(&[image.to_str().unwrap(), "TARGET"]);
-    let args = ["rollback", &id, "--yes", "--target", moved.to_str().unwrap()];
+    let args = [
+        "rollback",
+        &id,
+        "--yes",
+        "--target",
+        moved.to_str().unwrap(),
+    ];
     let back = bench.run(&args);
     assert_eq!(back.code, 0, "{}", back.stderr);
 }
@@ -159,7 +207,13 @@ fn a_journal_that_cannot_be_read_is_shown_and_never_acted_upon() {
         assert!(document.to_string().contains(&id), "{document:#}");
         assert!(same_file(&image, &before), "{args:?}");
     }
-    assert_eq!(bench.ends(&image, &["check", target], 8, "recovery-needed").codes.len(), 1);
+    assert_eq!(
+        bench
+            .ends(&image, &["check", target], 8, "recovery-needed")
+            .codes
+            .len(),
+        1
+    );
     assert_eq!(transactions(&bench).len(), 1, "it is kept");
 }
 
@@ -172,9 +226,13 @@ fn a_snapshot_is_compared_with_its_own_target_only() {
     let taken = bench.run(&["snapshot", target, "-o", file]);
     assert_eq!(taken.code, 0, "{}", taken.stderr);
     bench.ends(&image, &["verify", target, file], 0, "done");
-    let other = bench.image("small-bare");
+    let other = another(&bench, "small-swap");
     bench
-        .refused(&other, &["verify", other.to_str().unwrap(), file], "another-target")
+        .refused(
+            &other,
+            &["verify", other.to_str().unwrap(), file, "-p", "2"],
+            "another-target",
+        )
         .says(&[file, other.to_str().unwrap()]);
     let good = fs::read(&manifest).unwrap();
     for at in [0, 8, good.len() / 2, good.len() - 1] {
