@@ -229,6 +229,7 @@ pub fn plan(request: &Request, facts: &Facts<'_>) -> Verdict {
         return Verdict::Refused(refusals);
     };
     let estimate = estimate(&placement, facts);
+    say_downtime(&mut refusals, &estimate);
     refusals.extend(space(&placement, facts, &estimate));
     if !refusals.is_empty() {
         return Verdict::Refused(refusals);
@@ -270,9 +271,31 @@ pub fn plan(request: &Request, facts: &Facts<'_>) -> Verdict {
 /// A refusal that stands against a change, but not against finding that none is needed: a script
 /// that runs a second time must hear `no-change` although the volume is mounted again.
 fn harmless_without_change(refusal: &Refusal) -> bool {
-    ["mounted", "swap-active", "held"]
-        .iter()
-        .any(|code| refusal.code == *code)
+    [
+        "mounted",
+        "swap",
+        "held",
+        "held-by-loop",
+        "held-by-emulator",
+    ]
+    .iter()
+    .any(|code| refusal.code == *code)
+}
+
+/// Who must take a volume away from its users wants to know for how long.
+fn say_downtime(refusals: &mut [Refusal], estimate: &Estimate) {
+    let Some(seconds) = estimate.seconds else {
+        return;
+    };
+    for refusal in refusals.iter_mut().filter(|r| r.code == "mounted") {
+        let about = match seconds {
+            0..=119 => format!("{seconds} seconds"),
+            _ => format!("{} minutes", seconds.div_ceil(60)),
+        };
+        refusal.message.push_str(&format!(
+            " The change would keep it away for about {about}."
+        ));
+    }
 }
 
 fn estimate(placement: &Placement, facts: &Facts<'_>) -> Estimate {

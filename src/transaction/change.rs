@@ -148,7 +148,14 @@ pub fn carry_out(asked: &Asked, plan: &Plan, options: &Options<'_>) -> Result<Do
         // Nothing happened that anybody would want to look at later.
         let _ = options.store.remove(summary.id);
     }
-    result
+    result.map_err(|stop| match stop {
+        // What the tools said lies there, and stays until it is pruned.
+        Stop::Rejected { refusals, .. } => Stop::Rejected {
+            id: Some(summary.id),
+            refusals,
+        },
+        stop => stop,
+    })
 }
 
 /// Rehearses a plan and throws the result away.

@@ -298,7 +298,7 @@ impl Stage<'_> {
         let part = Window::new(upper.clone(), after).context("opening the result")?;
         rejections.extend(self.judge_files(lower, &upper, &part)?);
         if !rejections.is_empty() {
-            return Err(Stop::Rejected(rejections));
+            return Err(Stop::rejected_all(rejections));
         }
         let used = self
             .driver
@@ -368,7 +368,10 @@ pub(super) fn refused_by_tool(e: ToolError, code: &str) -> Stop {
         Ok(stop) => stop,
         Err(e) => Stop::refused(
             code,
-            format!("the file system did not pass its own check: {e}"),
+            format!(
+                "the file system did not pass its own check: {}",
+                e.to_string().trim_end()
+            ),
             "unmount it and repair it with its own tool first (for ext: `e2fsck -f`), after a backup",
         ),
     }
@@ -385,8 +388,8 @@ pub(super) fn rejected_by_tool(e: ToolError, code: &str) -> Stop {
         ),
         Err(e) => Stop::rejected(
             code,
-            e.to_string(),
-            "the target is untouched; the tool's output is in the transaction directory",
+            e.to_string().trim_end(),
+            "all that the tool said is in the transaction directory, where there is one",
         ),
     }
 }
