@@ -109,7 +109,7 @@ impl Bed {
         )
         .unwrap();
         noise(&file, start + now, len - start - now, 2);
-        let mut bed = Bed {
+        let bed = Bed {
             row,
             dir: dir.into(),
             file: path,

@@ -63,7 +63,10 @@ impl Journey<'_> {
             "grow" => [sizes.most, sizes.more],
             _ => [sizes.less, sizes.little_less],
         }
-        .map(|n| n * MIB);
+        .map(|n| match which {
+            "grow" if self.row.place.is_extended() => n * MIB + MIB,
+            _ => n * MIB,
+        });
         let said = self.change(which, &first);
         if let Expect::Refused(code) = expect {
             assert_eq!((said.outcome(), said.code), ("refused", 3), "{said:?}");
@@ -158,7 +161,10 @@ impl Journey<'_> {
     /// The file system works; once it was written to, there is no way back.
     fn use_and_refuse(&mut self, done: &Said) {
         let (node, part) = self.bed.mountable();
-        {
+        if !self.row.shape.added.is_empty() {
+            run("debugfs", &["-w", "-R", "mkdir new", text(&node)]);
+            run("e2fsck", &["-f", "-y", text(&node)]);
+        } else {
             let mounted = Mounted::on(&self.dir.join("point"), &node, "rw");
             for n in 0..20 {
                 fs::create_dir(mounted.point.join(format!("new-{n}"))).unwrap();

@@ -18,6 +18,9 @@ pub struct Shape {
     pub name: &'static str,
     /// What `mke2fs` is told besides.
     pub options: &'static str,
+    /// Features that it gets when it is full: many a kernel does not write to a file system that
+    /// has them.
+    pub added: &'static str,
     /// Size of a block.
     pub block: u32,
     /// Sizes in MiB.
@@ -47,8 +50,8 @@ const USUAL: Sizes = Sizes {
     now: 32,
     most: 57,
     more: 45,
-    less: 22,
-    little_less: 27,
+    less: 21,
+    little_less: 23,
 };
 /// Groups of clusters are larger.
 const CLUSTERS: Sizes = Sizes {
@@ -63,6 +66,7 @@ const fn shape(name: &'static str, block: u32, options: &'static str) -> Shape {
     Shape {
         name,
         options,
+        added: "",
         block,
         sizes: USUAL,
         grow: Done,
@@ -138,10 +142,14 @@ pub const SHAPES: &[Shape] = &[
         "-t ext4 -g 1024 -O orphan_file,fast_commit",
     ),
     shape(
-        "ext4 quota project encrypt verity",
+        "ext4 encrypt verity",
         4096,
-        "-t ext4 -g 1024 -O quota,project,encrypt,verity",
+        "-t ext4 -g 1024 -O encrypt,verity",
     ),
+    Shape {
+        added: "quota,project",
+        ..shape("ext4 quota project", 4096, "-t ext4 -g 1024")
+    },
     only_grows(
         shape("ext4 stable_inodes", 4096, "-t ext4 -g 1024 -O stable_inodes"),
         "ext-stable-inodes",

@@ -66,6 +66,9 @@ pub fn make(dir: &Path, shape: &Shape, seed: u64) -> PathBuf {
         let mounted = Mounted::on(&dir.join("fill"), &device.node, "rw");
         populate(&mounted.point, seed);
     }
+    if !shape.added.is_empty() {
+        run("tune2fs", &["-O", shape.added, text(&image)]);
+    }
     // What the kernel leaves to the checker, the indexes of directories for one.
     let done = output("e2fsck", &["-f", "-y", text(&image)]);
     assert!(
