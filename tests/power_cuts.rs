@@ -121,6 +121,10 @@ impl Scene {
 
     /// Seals and commits, as a transaction does. `None`: it never became hot.
     fn commit(&self, disk: &SimDisk, dir: &SimDir) -> Option<Outcome> {
+        self.commit_on(&SimMedia(disk.clone()), dir)
+    }
+
+    fn commit_on(&self, media: &dyn Media, dir: &SimDir) -> Option<Outcome> {
         let target = MemoryDisk::fixed(self.before.to_vec());
         let rehearsed = MemoryDisk::fixed(self.after.clone());
         let unit = Extent::new(self.partition, UNIT);
@@ -153,7 +157,7 @@ impl Scene {
         let after = Manifest::take(&rehearsed, &self.used_after, 2 * UNIT, "", &Quiet).unwrap();
         let dossier =
             Dossier::seal(dir, &draft, &target, &rehearsed, (before, after), &Quiet).ok()?;
-        Some(dossier.commit(&self.hands(&SimMedia(disk.clone()))))
+        Some(dossier.commit(&self.hands(media)))
     }
 
     fn delta(&self) -> ExtentMap {
@@ -267,6 +271,25 @@ impl Media for SimMedia {
     }
 }
 
+/// The same on a host that has no room for the holes of an image.
+struct FullHost(SimMedia);
+
+impl Media for FullHost {
+    fn writer(&self) -> io::Result<Box<dyn Disk>> {
+        panic!("opened for writing without the room for it");
+    }
+    fn reserve(&self, extents: &ExtentMap) -> io::Result<()> {
+        assert!(extents.total_bytes() > UNIT, "the gate and more");
+        Err(io::ErrorKind::StorageFull.into())
+    }
+    fn views(&self) -> io::Result<Vec<View>> {
+        self.0.views()
+    }
+    fn announce(&self, side: Side) -> Result<(), String> {
+        self.0.announce(side)
+    }
+}
+
 fn cut(at: u64) -> Script {
     Script {
         cut_at: Some(at),
@@ -285,6 +308,22 @@ fn without_a_cut_everything_is_applied() {
             scene.name
         );
         scene.check(&disk, Side::After, "no cut");
+    }
+}
+
+#[test]
+fn p1_a_full_host_is_found_before_the_first_write() {
+    for scene in Scene::all() {
+        let (_, disk, dir) = scene.machine();
+        match scene.commit_on(&FullHost(SimMedia(disk.clone())), &dir) {
+            Some(Outcome::RolledBack { cause }) => {
+                assert!(cause.starts_with("reserving space in the image"), "{cause}");
+            }
+            other => panic!("{}: {other:?}", scene.name),
+        }
+        scene.check(&disk, Side::Before, "nothing was written");
+        let state = Dossier::open(&dir).unwrap().journal.state().unwrap();
+        assert_eq!(state, JournalState::Closed(Closed::RolledBack, 1));
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::fs::tool::PATIENCE;
 use crate::plan::{Level, To};
 use crate::units::Bytes;
 
@@ -48,6 +49,10 @@ pub struct Common {
     /// Say nothing but the result
     #[arg(long, short, global = true)]
     pub quiet: bool,
+    /// How many seconds a tool of the rehearsal may make no progress before it is killed
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = PATIENCE.as_secs(),
+          value_parser = clap::value_parser!(u64).range(1..), hide_short_help = true)]
+    pub patience: u64,
 }
 
 /// A target.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use clap::Parser;
@@ -15,7 +15,7 @@ use super::answer::{Answer, Outcome, outcome_of};
 use super::args::{ChangeArgs, Cli, Command, Common, ExportArg, PlanArgs, PlanCommand, TargetArgs};
 use super::progress::Progress;
 use super::render;
-use crate::export::How;
+use crate::export::{How, enter_user_namespace};
 use crate::fs::Direction;
 use crate::journal::Side;
 use crate::plan::{Plan, Request, SCHEMA, To, Verdict};
@@ -32,6 +32,11 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(e) => return usage(&e),
     };
+    if !nix::unistd::geteuid().is_root() {
+        // Before there is a second thread. Where the host does not allow it, the command that needs
+        // a room for its tools says so.
+        let _ = enter_user_namespace();
+    }
     let stop = Arc::new(AtomicBool::new(false));
     hear_signals(&stop);
     let progress = Progress::new(cli.common.quiet, stop);
@@ -136,6 +141,7 @@ fn run(cli: &Cli, report: &Progress) -> Result<Answer, Stop> {
     let with = |export| Options {
         store: &store,
         how: how(export),
+        patience: Duration::from_secs(cli.common.patience),
         report,
     };
     match &cli.command {

@@ -52,6 +52,7 @@ pub struct Observed {
 
 /// A transaction's 128-bit name; also what a gate carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct TransactionId(pub [u8; 16]);
 
 impl fmt::Display for TransactionId {
@@ -65,6 +66,20 @@ impl fmt::Display for TransactionId {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("`{0}` is not a transaction: 32 digits out of 0-9 and a-f are")]
 pub struct TransactionIdError(pub String);
+
+impl From<TransactionId> for String {
+    fn from(id: TransactionId) -> String {
+        id.to_string()
+    }
+}
+
+impl TryFrom<String> for TransactionId {
+    type Error = TransactionIdError;
+
+    fn try_from(text: String) -> Result<TransactionId, TransactionIdError> {
+        text.parse()
+    }
+}
 
 impl FromStr for TransactionId {
     type Err = TransactionIdError;

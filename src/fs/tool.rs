@@ -35,8 +35,8 @@ const TAIL_BYTES: usize = 64 << 10;
 /// A log does not grow beyond this, whatever the tool says.
 const LOG_BYTES: u64 = 16 << 20;
 
-/// How long a tool may make no progress.
-const PATIENCE: Duration = Duration::from_secs(600);
+/// How long a tool may make no progress, where nobody says otherwise.
+pub const PATIENCE: Duration = Duration::from_secs(600);
 
 /// How often somebody looks.
 const TICK: Duration = Duration::from_millis(50);

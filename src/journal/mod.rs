@@ -21,6 +21,10 @@
 //! 6. Without a gate, nothing is written unless every record is wholly undo, or every record is
 //!    wholly redo, and everything else that was in use equals the snapshot.
 //! 7. After a failed write or flush the writer is given up; undoing opens a new one.
+//! 8. A copy of the partition table that is right already is not written again. So the backup is
+//!    torn only while the primary is wholly old, and the primary only while the backup is wholly
+//!    new: anything else there was written by somebody else, whom the gate does not keep from the
+//!    table, and recovery refuses.
 //!
 //! # States of a transaction
 //!
@@ -62,7 +66,7 @@ pub use seal::{Draft, seal};
 pub use standing::{Standing, Superblock};
 
 use crate::disk::{Disk, DiskRead};
-use crate::extent::Extent;
+use crate::extent::{Extent, ExtentMap};
 
 /// The journal's name in its transaction directory.
 pub const JOURNAL_NAME: &str = "journal";
@@ -94,6 +98,16 @@ pub trait Media: Send + Sync {
     /// # Errors
     /// The medium's.
     fn writer(&self) -> io::Result<Box<dyn Disk>>;
+
+    /// Sees to it that writes to `extents` will not fail for want of space, where the medium is a
+    /// file that can. Content and length stay as they are, so it comes before the gate.
+    ///
+    /// # Errors
+    /// `StorageFull`, or the medium's own.
+    fn reserve(&self, extents: &ExtentMap) -> io::Result<()> {
+        let _ = extents;
+        Ok(())
+    }
 
     /// Drops all caches and returns readers of what the medium really holds. The first shows the
     /// whole target; others show it as another node does.

@@ -1,6 +1,6 @@
 //! From a target and a wish to a plan, or to refusals. Nothing is opened for writing.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
@@ -24,6 +24,8 @@ pub struct Options<'a> {
     pub store: &'a Store,
     /// How overlays are exported to tools.
     pub how: How,
+    /// How long a tool may make no progress.
+    pub patience: Duration,
     /// Where progress goes.
     pub report: &'a dyn Report,
 }
@@ -300,6 +302,7 @@ fn ask_minimum(
         used,
         dir: scratch.path(),
         how: options.how,
+        patience: options.patience,
         report: options.report,
     };
     bench.minimum(volume, partition)
@@ -333,6 +336,7 @@ pub fn check(asked: &Asked, options: &Options<'_>) -> Result<(Look, Vec<Refusal>
                 used: &used,
                 dir: scratch.path(),
                 how: options.how,
+                patience: options.patience,
                 report: options.report,
             };
             match bench.health(volume, partition) {

@@ -11,6 +11,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 
@@ -21,7 +22,7 @@ use crate::disk::{Disk, DiskRead, Window};
 use crate::export::{Export, How, Setup};
 use crate::extent::{Extent, ExtentMap};
 use crate::fs::tool::{Launch, ToolError, Tools};
-use crate::fs::{Driver, Observed};
+use crate::fs::{Driver, FsError, Observed};
 use crate::overlay::{Overlay, differing};
 use crate::plan::Plan;
 use crate::report::{Refusal, Report, Unit, checkpoint};
@@ -36,6 +37,8 @@ pub struct Bench<'a> {
     pub dir: &'a Path,
     /// How the overlay becomes a file.
     pub how: How,
+    /// How long a tool may make no progress.
+    pub patience: Duration,
     /// Where progress goes.
     pub report: &'a dyn Report,
 }
@@ -140,6 +143,7 @@ impl Bench<'_> {
             let interrupted = || self.report.interrupted();
             let tools = Tools::new(&room)
                 .with_logs(self.dir)
+                .with_patience(self.patience)
                 .with_interrupt(&interrupted);
             work(export.path(), &tools)
         };
@@ -274,7 +278,7 @@ impl Stage<'_> {
             changed: &changed,
         };
         let found = check::only_prepared(self.driver, &states)
-            .context("comparing the checked file system")?;
+            .map_err(|e| unjudged(e, "comparing the checked file system"))?;
         if found.is_empty() {
             Ok(())
         } else {
@@ -368,7 +372,7 @@ impl Stage<'_> {
         let used = self
             .driver
             .used(&part, self.bench.report)
-            .context("reading what the result uses")?;
+            .map_err(|e| unjudged(e, "reading what the result uses"))?;
         Ok(Rehearsed {
             delta: delta.difference(&neighbours),
             used: moved(&used, after.start).union(&tables),
@@ -395,10 +399,8 @@ impl Stage<'_> {
             changed: &changed,
         };
         let planned = (self.observed, self.plan.file_system_size.new);
-        Ok(
-            check::file_system(self.driver, &states, planned, self.bench.report)
-                .context("comparing every file")?,
-        )
+        check::file_system(self.driver, &states, planned, self.bench.report)
+            .map_err(|e| unjudged(e, "comparing every file"))
     }
 }
 
@@ -408,6 +410,24 @@ fn programs() -> Vec<PathBuf> {
     std::env::split_paths(&path)
         .filter(|p| p.is_absolute() && p.is_dir())
         .collect()
+}
+
+/// What a tool left cannot be read or understood. That is no check that was passed, and no error of
+/// ours either: a tool may leave anything.
+fn unjudged(e: FsError, doing: &'static str) -> Stop {
+    let code = match &e {
+        FsError::Io(_) => "io-error",
+        FsError::Corrupt(_) => "result-unreadable",
+        FsError::Unsupported(_) => "result-unsupported",
+    };
+    match Stop::from(anyhow::Error::from(e).context(doing)) {
+        Stop::Failed(e) => Stop::rejected(
+            code,
+            format!("{e:#}"),
+            "nothing was written; keep the transaction directory for a bug report",
+        ),
+        interrupted => interrupted,
+    }
 }
 
 /// A tool said that the file system cannot be resized as it is.

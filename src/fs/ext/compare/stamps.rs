@@ -1,4 +1,7 @@
 //! Whether a check has changed nothing but its own stamps.
+//!
+//! Who stamps the primary superblock writes all of its backups as well. A backup that was older
+//! (the kernel keeps none up to date) is then what the primary makes it, to the byte.
 
 use std::ops::Range;
 
@@ -8,6 +11,7 @@ use crate::fs::{Difference, FsError};
 
 use super::super::superblock::{SUPERBLOCK_BYTES, SUPERBLOCK_OFFSET, Superblock};
 use super::super::superblock_of;
+use super::superblock::backup_difference;
 
 /// The last write, the last check, their upper halves, and the checksum.
 const STAMPS: [Range<usize>; 5] = [
@@ -18,9 +22,8 @@ const STAMPS: [Range<usize>; 5] = [
     0x3fc..0x400,
 ];
 
-/// What differs between `before` and `after`, in `changed`, besides the stamps in the superblock.
-/// Its backups may catch up with it: the kernel leaves them as they are, the tools write them
-/// anew. They are compared with it when the resize is judged.
+/// What differs between `before` and `after`, in `changed`, besides the stamps in the superblock
+/// and backups that were brought up to date with it.
 ///
 /// # Errors
 /// Where either cannot be read.
@@ -29,12 +32,12 @@ pub fn only_stamped(
     after: &dyn DiskRead,
     changed: &ExtentMap,
 ) -> Result<Vec<Difference>, FsError> {
-    let sb = superblock_of(before)?;
+    let excused = excused(after, &superblock_of(after)?)?;
     let mut wrong = ExtentMap::new();
     for piece in changed.iter().flat_map(|e| e.split(1 << 20)) {
         let mut old = read_vec(before, piece.start, piece.len as usize)?;
         let mut new = read_vec(after, piece.start, piece.len as usize)?;
-        for stamp in stamps(&sb, piece) {
+        for stamp in excused.within(piece) {
             let at = (stamp.start - piece.start) as usize..(stamp.end() - piece.start) as usize;
             old[at.clone()].fill(0);
             new[at].fill(0);
@@ -60,14 +63,19 @@ pub fn only_stamped(
         .collect())
 }
 
-/// The places of stamps, and of backups, inside `piece`.
-fn stamps(sb: &Superblock, piece: Extent) -> Vec<Extent> {
+/// The stamps of the primary superblock, and the backups that say the same as it.
+fn excused(after: &dyn DiskRead, sb: &Superblock) -> Result<ExtentMap, FsError> {
     let primary = STAMPS.map(|s| Extent::new(SUPERBLOCK_OFFSET + s.start as u64, s.len() as u64));
-    (1..sb.group_count())
-        .filter(|&group| sb.has_superblock(group))
-        .filter_map(|group| sb.superblock_block(group)?.checked_mul(sb.block_bytes))
-        .map(|at| Extent::new(at, SUPERBLOCK_BYTES as u64))
-        .chain(primary)
-        .filter_map(|stamp| stamp.intersection(piece))
-        .collect()
+    let mut excused = ExtentMap::from_iter(primary);
+    for group in 1..sb.group_count() {
+        let Some(block) = sb.superblock_block(group) else {
+            continue;
+        };
+        let at = block * sb.block_bytes;
+        let raw = read_vec(after, at, SUPERBLOCK_BYTES)?;
+        if backup_difference(sb, group, &raw).is_none() {
+            excused.insert(Extent::new(at, SUPERBLOCK_BYTES as u64));
+        }
+    }
+    Ok(excused)
 }

@@ -357,7 +357,7 @@ fn backups(
 }
 
 /// The name of the first field in which a backup is not what the primary makes it.
-fn backup_difference(sb: &Superblock, group: u64, raw: &[u8]) -> Option<&'static str> {
+pub fn backup_difference(sb: &Superblock, group: u64, raw: &[u8]) -> Option<&'static str> {
     let mut expected = sb.raw.to_vec();
     let mut put = |range: Range<usize>, value: Option<&[u8]>| {
         if let (Some(to), Some(from)) = (expected.get_mut(range), value) {
