@@ -26,6 +26,7 @@ pub mod feature;
 pub mod forecast;
 pub mod gate;
 pub mod groups;
+pub mod inline;
 pub mod inode;
 pub mod layout;
 pub mod map;
