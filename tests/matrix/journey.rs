@@ -68,6 +68,11 @@ impl Journey<'_> {
             _ => n * MIB,
         });
         let said = self.change(which, &first);
+        if self.row.shape.made_up && said.codes() == ["below-minimum"] {
+            assert_eq!(said.code, 3, "{said:?}");
+            self.bed.assert_same(&self.keep);
+            return;
+        }
         if let Expect::Refused(code) = expect {
             assert_eq!((said.outcome(), said.code), ("refused", 3), "{said:?}");
             assert!(said.codes().contains(&code), "{said:?}");
@@ -124,7 +129,8 @@ impl Journey<'_> {
             true => partition,
             false => wished,
         };
-        assert!(wished - new < 64 << 10, "{new} of {wished} bytes");
+        let slack = if self.row.shape.made_up { 64 * MIB } else { 64 << 10 };
+        assert!(wished - new < slack, "{new} of {wished} bytes");
         drop(part);
         let after = Tree::read(
             &self.bed.file,
@@ -135,7 +141,7 @@ impl Journey<'_> {
         assert!(differences.is_empty(), "{differences:#?}");
         if which == "shrink" {
             let moved = self.before.renumbered(&after);
-            assert!(moved > 20, "{moved} files have a new inode: too little to see anything");
+            assert!(moved > 20 || self.row.shape.made_up, "{moved} files have a new inode: too little to see anything");
         }
     }
 

@@ -7,6 +7,7 @@
 mod bed;
 mod host;
 mod journey;
+mod made_up;
 mod rows;
 mod shape;
 mod tree;
@@ -62,6 +63,21 @@ fn every_row_ends_as_the_table_says() {
         .collect();
     assert!(!rows.is_empty(), "no row has {filter} in its name");
     travel_all(&rows, 1);
+}
+
+/// Shapes, sizes and places that nobody chose. HOLDFAST_SEED is the first, HOLDFAST_VARIANTS how
+/// many.
+#[test]
+fn made_up_rows_end_well() {
+    if !host::is_root() {
+        return;
+    }
+    let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
+    let is_long = std::env::var("HOLDFAST_LONG").is_ok_and(|v| v == "1");
+    let count = number("HOLDFAST_VARIANTS").unwrap_or(if is_long { 200 } else { 4 });
+    let first = number("HOLDFAST_SEED").unwrap_or(1);
+    let rows: Vec<Row> = (first..first + count).map(made_up::row).collect();
+    travel_all(&rows, first);
 }
 
 /// README has it word for word: print it with
