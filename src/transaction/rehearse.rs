@@ -26,6 +26,7 @@ use crate::fs::{Driver, FsError, Observed, Orphan};
 use crate::overlay::{Overlay, differing};
 use crate::plan::Plan;
 use crate::report::{Refusal, Report, Unit, checkpoint};
+use crate::units::Bytes;
 
 /// Where overlays are made and tools run.
 pub struct Bench<'a> {
@@ -256,7 +257,10 @@ impl Stage<'_> {
             let new_bytes = self.plan.file_system_size.new;
             self.driver
                 .resize(file, new_bytes, tools)
-                .map_err(|e| rejected_by_tool(e, "resize-failed"))?;
+                .map_err(|e| match e {
+                    ToolError::TooSmall { blocks, .. } => self.below_minimum(blocks),
+                    e => rejected_by_tool(e, "resize-failed"),
+                })?;
             self.bench
                 .report
                 .phase("checking the result", None, Unit::Items);
@@ -264,6 +268,20 @@ impl Stage<'_> {
                 .verify(file, tools)
                 .map_err(|e| rejected_by_tool(e, "result-not-clean"))
         })
+    }
+
+    /// Only the resizer knows how small it can make a file system, and it says so when it is asked
+    /// for less.
+    fn below_minimum(&self, blocks: u64) -> Stop {
+        let least = Bytes(blocks.saturating_mul(self.observed.block_bytes));
+        Stop::refused(
+            "below-minimum",
+            format!(
+                "{} is less than the smallest size that the resizer can make, {least:#}",
+                Bytes(self.plan.file_system_size.new)
+            ),
+            "use that size or a larger one, or --to min",
+        )
     }
 
     fn judge(
