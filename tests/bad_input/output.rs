@@ -182,8 +182,45 @@ fn literals(sources: &[String]) -> BTreeSet<String> {
     words
 }
 
-/// Words in `kebab-case` that are something else than a code.
-const OTHERS: [&str; 0] = [];
+/// Literals that are the first argument of a function that makes a refusal: codes of one word too.
+fn first_arguments(sources: &[String]) -> BTreeSet<String> {
+    let makers = [
+        "Refusal::new(",
+        "Stop::refused(",
+        "Stop::rejected(",
+        "reject(",
+        "refuse(",
+        "refused(",
+        "problem(",
+        "differ(",
+    ];
+    let mut words = BTreeSet::new();
+    for text in sources {
+        for maker in makers {
+            for after in text.split(maker).skip(1) {
+                if let Some(literal) = after.trim_start().strip_prefix('"') {
+                    words.insert(literal.split('"').next().unwrap().to_string());
+                }
+            }
+        }
+    }
+    words
+}
+
+/// Words in `kebab-case` that are something else than a code: attributes of serde, packages and
+/// programs, the room's own name for its first argument.
+const OTHERS: [&str; 5] = [
+    "kebab-case",
+    "bcache-tools",
+    "ceph-bluestore-tool",
+    "nilfs-resize",
+    "room-job",
+];
+
+/// GUIDs of partition types are written like codes.
+fn is_guid(word: &str) -> bool {
+    word.len() == 36 && word.split('-').count() == 5
+}
 
 #[test]
 fn every_refusal_code_is_documented_and_every_documented_one_exists() {
@@ -204,10 +241,12 @@ fn every_refusal_code_is_documented_and_every_documented_one_exists() {
     }
     let mut files = Vec::new();
     sources(&root.join("src"), &mut files);
-    let used = literals(&files);
+    let mut used = literals(&files);
+    used.extend(first_arguments(&files));
+    assert!(used.len() > 80, "the search finds too little: {used:?}");
     let missing: Vec<&String> = used
         .iter()
-        .filter(|w| !OTHERS.contains(&w.as_str()) && !documented.contains(*w))
+        .filter(|w| !OTHERS.contains(&w.as_str()) && !is_guid(w) && !documented.contains(*w))
         .collect();
     assert!(missing.is_empty(), "not in README: {missing:?}");
     let all = files.join("\n");
