@@ -270,7 +270,7 @@ impl Attempt<'_> {
     /// Says what to do should the machine stop from here on, before it can.
     fn tell_the_way_back(&self) {
         let store = self.options.store;
-        let program = match store.keep_program(self.id) {
+        let program = match store.keep_program(self.id, self.plan.estimate.state_bytes) {
             true => store.dir_of(self.id).join("holdfast").display().to_string(),
             false => "holdfast".into(),
         };

@@ -56,7 +56,7 @@ fn a_state_directory_that_cannot_be_made_or_written_is_refused() {
         &["not a directory"],
     );
     // A file system that is mounted read-only, with the directory and without.
-    let medium = bench.file("medium", 8 * MIB, &[]);
+    let medium = bench.file("medium", 32 * MIB, &[]);
     tool("mke2fs", &["-q".as_ref(), medium.as_os_str()]);
     let device = Loop::on(&medium);
     let place = bench.path("mnt");
@@ -171,6 +171,30 @@ fn a_state_directory_without_room_is_refused_with_what_is_needed() {
     assert!(text.contains("No space left"), "{text}");
     assert!(text.contains(place.to_str().unwrap()), "{text}");
     assert!(fs::read(&image).unwrap() == before);
+}
+
+#[test]
+fn a_copy_of_the_program_never_takes_the_room_of_the_journal() {
+    let (bench, image) = Bench::with("small-gpt");
+    let program = fs::metadata(env!("CARGO_BIN_EXE_holdfast")).unwrap().len();
+    // Room for the journal; with the program, for half of the journal.
+    let medium = bench.file("medium", (program + (4 << 20)) & !4095, &[]);
+    tool(
+        "mke2fs",
+        &["-q".as_ref(), "-m0".as_ref(), medium.as_os_str()],
+    );
+    let device = Loop::on(&medium);
+    let place = bench.path("mnt");
+    let _mount = Mounted::at(&place, &[device.0.as_os_str()]);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
+    command.arg("--state-dir").arg(&place);
+    let done = said(command.args(["grow", image.to_str().unwrap(), "--yes"]));
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    assert!(
+        done.stderr.contains(": holdfast recover"),
+        "{}",
+        done.stderr
+    );
 }
 
 #[test]
