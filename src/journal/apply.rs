@@ -145,6 +145,10 @@ impl Journal {
     pub(super) fn forward(&self, work: &Work<'_>) -> Result<(), Halt> {
         let deaf = Deaf(work.report);
         let work = &work.unstoppable(&deaf);
+        let all = self.records().iter().map(|r| r.extent).collect();
+        work.media
+            .reserve(&all)
+            .map_err(halt("reserving space in the image"))?;
         let disk = self.gated_writer(work)?;
         let (_, new_bytes) = self.lengths();
         if self.changes_length() && disk.len_bytes() != new_bytes {

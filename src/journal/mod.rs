@@ -66,7 +66,7 @@ pub use seal::{Draft, seal};
 pub use standing::{Standing, Superblock};
 
 use crate::disk::{Disk, DiskRead};
-use crate::extent::Extent;
+use crate::extent::{Extent, ExtentMap};
 
 /// The journal's name in its transaction directory.
 pub const JOURNAL_NAME: &str = "journal";
@@ -98,6 +98,16 @@ pub trait Media: Send + Sync {
     /// # Errors
     /// The medium's.
     fn writer(&self) -> io::Result<Box<dyn Disk>>;
+
+    /// Sees to it that writes to `extents` will not fail for want of space, where the medium is a
+    /// file that can. Content and length stay as they are, so it comes before the gate.
+    ///
+    /// # Errors
+    /// `StorageFull`, or the medium's own.
+    fn reserve(&self, extents: &ExtentMap) -> io::Result<()> {
+        let _ = extents;
+        Ok(())
+    }
 
     /// Drops all caches and returns readers of what the medium really holds. The first shows the
     /// whole target; others show it as another node does.

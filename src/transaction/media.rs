@@ -39,26 +39,6 @@ impl HostMedia {
         }
     }
 
-    /// Sees to it that every byte of `extents` of an image has space on its file system, so that a
-    /// full one is found before the first byte is overwritten. Nothing to do for a device, or
-    /// where the file system cannot reserve.
-    ///
-    /// # Errors
-    /// `StorageFull`, or the file system's own.
-    pub fn reserve(&self, extents: &ExtentMap) -> io::Result<()> {
-        let Some(_) = self.image_sector_bytes else {
-            return Ok(());
-        };
-        let file = FileDisk::open_write(&self.path)?;
-        for extent in extents.iter() {
-            match file.reserve(extent) {
-                Err(e) if e.kind() == io::ErrorKind::Unsupported => return Ok(()),
-                other => other?,
-            }
-        }
-        Ok(())
-    }
-
     /// Whether anything had to be read through the page cache.
     pub fn was_cached(&self) -> bool {
         self.cached.lock().is_ok_and(|c| *c)
@@ -105,6 +85,20 @@ impl Media for HostMedia {
             Some(bytes) => Box::new(disk.with_image_sector_bytes(bytes)?),
             None => Box::new(disk),
         })
+    }
+
+    fn reserve(&self, extents: &ExtentMap) -> io::Result<()> {
+        let Some(_) = self.image_sector_bytes else {
+            return Ok(());
+        };
+        let file = FileDisk::open_write(&self.path)?;
+        for extent in extents.iter() {
+            match file.reserve(extent) {
+                Err(e) if e.kind() == io::ErrorKind::Unsupported => return Ok(()),
+                other => other?,
+            }
+        }
+        Ok(())
     }
 
     fn views(&self) -> io::Result<Vec<View>> {

@@ -3,7 +3,8 @@
 //! [`look::Look`] surveys, [`planning`] plans, [`change`] carries out, [`rehearse`] works on the overlay,
 //! [`dossier`] seals and commits, [`undo`] recovers and rolls back, [`store`] keeps them all.
 //!
-//! 1. No writable descriptor of the target exists before a rehearsal has passed every check.
+//! 1. No writable descriptor of the target exists before the journal is sealed: a rehearsal has
+//!    passed every check by then.
 //! 2. Before the commit point a wish to stop is heard between any two steps; after it, not at all.
 //! 3. Every use case ends in a value that names the state of the target: done, or a [`Stop`].
 
