@@ -72,6 +72,10 @@ impl Scene {
         let mut after = before.clone();
         after.resize(new as usize, 0);
         after[place..place + 1024].copy_from_slice(&toy.superblock_of(20, 0x22));
+        if name == CLOSE {
+            // The table ends in the middle of the superblock's unit.
+            noise(&mut rng, &mut after[UNIT as usize..UNIT as usize + 100]);
+        }
         let mut change = |unit: u64| {
             let at = (unit * UNIT) as usize;
             noise(&mut rng, &mut after[at..at + UNIT as usize]);
@@ -79,10 +83,6 @@ impl Scene {
         let units = new / UNIT;
         let (front, back) = if table {
             change(0);
-            if name == CLOSE {
-                // The table ends in the middle of the superblock's unit.
-                noise(&mut rng, &mut after[UNIT as usize..UNIT as usize + 100]);
-            }
             change(units - 1);
             (
                 Some(Extent::new(0, if name == CLOSE { 2 * UNIT } else { UNIT })),
@@ -684,13 +684,16 @@ fn after_the_commit_point_nobody_can_stop_it() {
 #[test]
 fn p3_a_table_that_somebody_changed_behind_the_gate_is_left_alone() {
     for scene in Scene::all().iter().filter(|s| s.front.is_some()) {
-        let (_, disk, dir) = scene.machine();
-        scene.commit(&disk, &dir);
+        let mut tried = 0;
         for left in 0..30 {
             let (_, disk, dir) = hot(scene, left);
             let Ok(dossier) = Dossier::open(&dir) else {
                 break;
             };
+            if dossier.journal.state().unwrap() != JournalState::Hot {
+                continue;
+            }
+            tried += 1;
             // A tool writes both copies.
             disk.tamper(100, b"another entry");
             disk.tamper(disk.len_bytes() - UNIT + 100, b"another entry");
@@ -698,11 +701,11 @@ fn p3_a_table_that_somebody_changed_behind_the_gate_is_left_alone() {
             let media = SimMedia(disk.clone());
             match dossier.recover(&scene.hands(&media), Side::Before) {
                 Err(RecoverError::Changed { extents, .. }) => assert!(!extents.is_empty()),
-                Err(RecoverError::WrongState(_)) => assert!(left < 2),
                 other => panic!("{}: {left} left: {other:?}", scene.name),
             }
             assert!(disk.content() == as_found, "nothing was written");
         }
+        assert!(tried > 8, "{}: {tried}", scene.name);
     }
 }
 
