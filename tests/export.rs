@@ -64,9 +64,11 @@ fn judge(bench: &Bench, overlay: &Overlay, new_bytes: u64) {
 /// Both ways of exporting give the same bytes. Only four fields of a superblock may differ: the
 /// times of the last write and check, which e2fsprogs takes from the clock whatever it is told,
 /// its count of kilobytes written, and the checksum. What lies behind a superblock in its block
-/// nobody has written: a copy has zeros there.
-fn assert_alike(one: &Overlay, other: &Overlay) {
-    let candidates = one.changed().union(&other.changed());
+/// nobody has written: a copy has zeros there. Behind a file system that was shrunk the resizer
+/// cuts the file: what was written there before is lost in a copy, and nobody's any more.
+fn assert_alike(one: &Overlay, other: &Overlay, bytes: u64) {
+    let mut candidates = one.changed().union(&other.changed());
+    candidates.remove(Extent::from_range(bytes, one.len_bytes()));
     let differ = differing(one, other, &candidates, &Quiet).unwrap();
     for unit in differ.iter().flat_map(|e| e.split(4096)) {
         let superblock = if unit.start == 0 { 1024 } else { 0 };
@@ -99,7 +101,7 @@ fn a_grow_is_the_same_through_fuse_and_as_a_copy() {
     );
     let copy = rehearse(&bench, &image, 64 * MIB, 256 * MIB, How::Copy);
     judge(&bench, &copy, 256 * MIB);
-    assert_alike(&fuse, &copy);
+    assert_alike(&fuse, &copy, 256 * MIB);
     check(&bench, &fuse, How::Fuse).unwrap();
     check(&bench, &copy, How::Copy).unwrap();
 }
@@ -127,13 +129,17 @@ fn a_shrink_is_the_same_through_fuse_and_as_a_copy() {
     assert!(fuse.spilled_bytes() > MIB, "files had to move");
     let copy = rehearse(&bench, &image, 256 * MIB, 96 * MIB, How::Copy);
     judge(&bench, &copy, 96 * MIB);
-    assert_alike(&fuse, &copy);
+    assert_alike(&fuse, &copy, 96 * MIB);
     let behind = Extent::from_range(96 * MIB, 256 * MIB);
     let base = bench.disk(&image);
     for overlay in [&fuse, &copy] {
         let changed = differing(&base, &**overlay, &overlay.changed(), &Quiet).unwrap();
-        let freed = changed.within(behind).next();
-        assert_eq!(freed, None, "what a shrink frees stays as it was");
+        // The stamp of the check brought the backups of the superblock up to date, these too.
+        let mut freed = changed
+            .within(behind)
+            .flat_map(|e| e.split(4096))
+            .filter(|unit| read_vec(&**overlay, unit.start + 0x38, 2).unwrap() != [0x53, 0xef]);
+        assert_eq!(freed.next(), None, "what a shrink frees stays as it was");
     }
 }
 
@@ -153,7 +159,7 @@ fn inode_tables_are_zero_where_the_disk_held_stale_bytes() {
     assert!(fuse.spilled_bytes() < 2 * MIB, "zeros are not spilled");
     let copy = rehearse(&bench, &image, 64 * MIB, 256 * MIB, How::Copy);
     judge(&bench, &copy, 256 * MIB);
-    assert_alike(&fuse, &copy);
+    assert_alike(&fuse, &copy, fuse.len_bytes());
 }
 
 #[test]

@@ -69,7 +69,7 @@ impl Journal {
         let io = JournalError::io("reading");
         let file_bytes = file.len_bytes();
         let end = BLOCK * (1 + SLOTS);
-        if file_bytes < BLOCK + end || file_bytes % BLOCK != 0 {
+        if file_bytes < BLOCK + end || !file_bytes.is_multiple_of(BLOCK) {
             return Err(JournalError::NotSealed);
         }
         let block = read_vec(file, 0, BLOCK as usize).map_err(&io)?;
