@@ -460,7 +460,7 @@ fn an_error_at_every_operation_ends_in_a_known_state() {
         let (machine, disk, dir) = scene.machine();
         scene.commit(&disk, &dir);
         let operations = machine.operations();
-        let mut stuck = 0;
+        let (mut stuck, mut not_closed) = (0, 0);
         for at in 0..operations {
             for fault in [
                 Fault::Error,
@@ -492,6 +492,12 @@ fn an_error_at_every_operation_ends_in_a_known_state() {
                         );
                         stuck += 1;
                     }
+                    Some(Outcome::NotClosed { .. }) => {
+                        scene.check_used(&disk, Side::After, fault, &place);
+                        let side = scene.recover(&machine, &disk, &dir, Side::Before);
+                        assert_eq!(side, Some(Side::After), "{place}");
+                        not_closed += 1;
+                    }
                     Some(Outcome::Stuck { .. }) => {
                         stuck += 1;
                         let side = scene.recover(&machine, &disk, &dir, Side::Before);
@@ -500,6 +506,7 @@ fn an_error_at_every_operation_ends_in_a_known_state() {
                 }
             }
         }
+        assert!(not_closed > 0, "{}", scene.name);
         assert!(
             stuck > 0,
             "{}: a device that stays broken was tried",
@@ -530,7 +537,7 @@ fn p4_a_lost_write_is_found() {
                 found += 1;
             }
             Some(Outcome::Applied) => scene.check(&disk, Side::After, "a lost write"),
-            Some(Outcome::Stuck { .. }) | None => {}
+            Some(Outcome::NotClosed { .. } | Outcome::Stuck { .. }) | None => {}
         }
     }
     // Gate, backup table, table, two runs of blocks, superblock.

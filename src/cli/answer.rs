@@ -177,8 +177,8 @@ impl From<Stop> for Answer {
             ),
             Stop::Stuck { id, what, extents } => {
                 let text = format!(
-                    "the target could not be brought to either end: {what}\nits journal is kept; when the device \
-                     works again, run `holdfast recover`\n"
+                    "NOT FINISHED: {what}\ntransaction {id} is kept; when what failed works again, run `holdfast \
+                     recover`\n"
                 );
                 Answer {
                     error: Some(what),
@@ -221,7 +221,7 @@ pub fn outcome_of(ending: &Ending) -> Outcome {
     match ending {
         Ending::Applied => Outcome::Done,
         Ending::RolledBack { .. } => Outcome::RolledBack,
-        Ending::Stuck { .. } => Outcome::RollbackIncomplete,
+        Ending::NotClosed { .. } | Ending::Stuck { .. } => Outcome::RollbackIncomplete,
     }
 }
 
