@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use holdfast::disk::{DiskRead, Geometry, MemoryDisk, read_vec};
 use holdfast::export::How;
 use holdfast::extent::Extent;
-use holdfast::fs::ext::tools::{Version, minimum, prepare, resize, verify, version};
+use holdfast::fs::ext::tools::{Version, minimum, prepare, replay, resize, verify, version};
 use holdfast::fs::tool::{ToolError, Tools};
 use holdfast::overlay::{Overlay, differing};
 use holdfast::report::Quiet;
@@ -32,7 +32,7 @@ fn rehearse(bench: &Bench, image: &Path, old: u64, new: u64, how: How) -> Arc<Ov
     let wired = Wired(&export);
     let tools = Tools::new(&wired).with_logs(&bench.logs());
     assert!(version(&tools).unwrap() > Version(1, 43, 0));
-    prepare(export.path(), false, &tools).unwrap();
+    prepare(export.path(), &tools).unwrap();
     let least = minimum(export.path(), 4096, &tools).unwrap();
     assert!(least > MIB && least < 96 * MIB, "{least}");
     resize(export.path(), new, &tools).unwrap();
@@ -64,9 +64,11 @@ fn judge(bench: &Bench, overlay: &Overlay, new_bytes: u64) {
 /// Both ways of exporting give the same bytes. Only four fields of a superblock may differ: the
 /// times of the last write and check, which e2fsprogs takes from the clock whatever it is told,
 /// its count of kilobytes written, and the checksum. What lies behind a superblock in its block
-/// nobody has written: a copy has zeros there.
-fn assert_alike(one: &Overlay, other: &Overlay) {
-    let candidates = one.changed().union(&other.changed());
+/// nobody has written: a copy has zeros there. Behind a file system that was shrunk the resizer
+/// cuts the file: what was written there before is lost in a copy, and nobody's any more.
+fn assert_alike(one: &Overlay, other: &Overlay, bytes: u64) {
+    let mut candidates = one.changed().union(&other.changed());
+    candidates.remove(Extent::from_range(bytes, one.len_bytes()));
     let differ = differing(one, other, &candidates, &Quiet).unwrap();
     for unit in differ.iter().flat_map(|e| e.split(4096)) {
         let superblock = if unit.start == 0 { 1024 } else { 0 };
@@ -99,7 +101,7 @@ fn a_grow_is_the_same_through_fuse_and_as_a_copy() {
     );
     let copy = rehearse(&bench, &image, 64 * MIB, 256 * MIB, How::Copy);
     judge(&bench, &copy, 256 * MIB);
-    assert_alike(&fuse, &copy);
+    assert_alike(&fuse, &copy, 256 * MIB);
     check(&bench, &fuse, How::Fuse).unwrap();
     check(&bench, &copy, How::Copy).unwrap();
 }
@@ -127,13 +129,17 @@ fn a_shrink_is_the_same_through_fuse_and_as_a_copy() {
     assert!(fuse.spilled_bytes() > MIB, "files had to move");
     let copy = rehearse(&bench, &image, 256 * MIB, 96 * MIB, How::Copy);
     judge(&bench, &copy, 96 * MIB);
-    assert_alike(&fuse, &copy);
+    assert_alike(&fuse, &copy, 96 * MIB);
     let behind = Extent::from_range(96 * MIB, 256 * MIB);
     let base = bench.disk(&image);
     for overlay in [&fuse, &copy] {
         let changed = differing(&base, &**overlay, &overlay.changed(), &Quiet).unwrap();
-        let freed = changed.within(behind).next();
-        assert_eq!(freed, None, "what a shrink frees stays as it was");
+        // The stamp of the check brought the backups of the superblock up to date, these too.
+        let mut freed = changed
+            .within(behind)
+            .flat_map(|e| e.split(4096))
+            .filter(|unit| read_vec(&**overlay, unit.start + 0x38, 2).unwrap() != [0x53, 0xef]);
+        assert_eq!(freed.next(), None, "what a shrink frees stays as it was");
     }
 }
 
@@ -153,7 +159,7 @@ fn inode_tables_are_zero_where_the_disk_held_stale_bytes() {
     assert!(fuse.spilled_bytes() < 2 * MIB, "zeros are not spilled");
     let copy = rehearse(&bench, &image, 64 * MIB, 256 * MIB, How::Copy);
     judge(&bench, &copy, 256 * MIB);
-    assert_alike(&fuse, &copy);
+    assert_alike(&fuse, &copy, fuse.len_bytes());
 }
 
 #[test]
@@ -171,7 +177,11 @@ fn a_journal_is_replayed_and_damage_is_not_repaired() {
         let export = bench.export(overlay, How::Fuse);
         let wired = Wired(&export);
         let tools = Tools::new(&wired);
-        match prepare(export.path(), dirty, &tools) {
+        let replayed = match dirty {
+            true => replay(export.path(), false, &tools),
+            false => Ok(()),
+        };
+        match replayed.and_then(|()| prepare(export.path(), &tools)) {
             Ok(()) => assert!(!damaged),
             Err(ToolError::Failed { output_tail, .. }) => {
                 assert!(damaged, "dirty: {dirty}: {output_tail}");

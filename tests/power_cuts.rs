@@ -17,7 +17,7 @@ use holdfast::journal::{
     Closed, Draft, JournalError, JournalState, Media, Outcome, RecoverError, Recovered, Side, View,
 };
 use holdfast::report::Quiet;
-use holdfast::sim::{Fault, Machine, Rng, Script, SimDir, SimDisk, Survival};
+use holdfast::sim::{Fault, Length, Machine, Rng, Script, SimDir, SimDisk, Survival};
 use holdfast::snapshot::Manifest;
 use holdfast::transaction::dossier::{Dossier, Hands};
 
@@ -74,6 +74,10 @@ impl Scene {
             (None, None)
         };
         [4, 5, 7].into_iter().for_each(&mut change);
+        if new > old {
+            // A block of the file system behind the old end.
+            change(old.div_ceil(UNIT) + 1);
+        }
         let used = |units: &[u64]| {
             units
                 .iter()
@@ -101,20 +105,25 @@ impl Scene {
             Scene::new("grow without a checksum", false, true, units(10), units(10)),
             Scene::new("bare", true, false, units(9), units(9)),
             Scene::new("bare without a checksum", false, false, units(9), units(9)),
-            Scene::new("an image that grows", true, true, units(10), units(12)),
+            Scene::new("an image that grows", true, true, units(10), units(13)),
             Scene::new(
                 "an image of odd length that grows",
                 false,
                 true,
                 units(10) + 512,
-                units(12),
+                units(14),
             ),
         ]
     }
 
     fn machine(&self) -> (Machine, SimDisk, SimDir) {
         let machine = Machine::new();
-        let disk = machine.add_disk(self.before.clone(), self.is_file, 512);
+        let length = if self.is_file {
+            Length::Settable
+        } else {
+            Length::Fixed
+        };
+        let disk = machine.add_disk(self.before.clone(), length, 512);
         let dir = machine.add_dir();
         (machine, disk, dir)
     }
@@ -161,11 +170,13 @@ impl Scene {
     }
 
     fn delta(&self) -> ExtentMap {
+        let mut before = self.before.to_vec();
+        before.resize(self.after.len().max(before.len()), 0);
         Extent::new(0, self.after.len() as u64)
             .split(UNIT)
             .filter(|e| {
-                let old = self.before.get(e.start as usize..e.end() as usize);
-                old != Some(&self.after[e.start as usize..e.end() as usize])
+                let range = e.start as usize..e.end() as usize;
+                before[range.clone()] != self.after[range]
             })
             .collect()
     }
@@ -192,9 +203,9 @@ impl Scene {
         let dossier = match Dossier::open(dir) {
             Ok(dossier) => dossier,
             Err(_) if machine.is_off() => return None,
-            Err(JournalError::NotSealed | JournalError::Damaged(_) | JournalError::NotAJournal) => {
-                return Some(Side::Before);
-            }
+            // A power cut leaves no other: a damaged journal must never look like an unsealed one,
+            // nor the other way round.
+            Err(JournalError::NotSealed) => return Some(Side::Before),
             Err(e) => panic!("{}: {e}", self.name),
         };
         match dossier.journal.state() {
@@ -567,9 +578,14 @@ fn a_target_in_use_is_not_rolled_back() {
         let (_, disk, dir) = scene.machine();
         scene.commit(&disk, &dir);
         disk.tamper(offset, b"new mail");
+        let as_found = disk.content();
         let dossier = Dossier::open(&dir).unwrap();
         let result = dossier.roll_back(&scene.hands(&SimMedia(disk.clone())));
-        assert_eq!(result.is_err(), inside, "byte {offset}: {result:?}");
+        match result {
+            Err(RecoverError::Changed { .. }) if inside => assert!(disk.content() == as_found),
+            Ok(()) if !inside => {}
+            other => panic!("byte {offset}: {other:?}"),
+        }
     }
 }
 
@@ -606,4 +622,94 @@ fn a_damaged_journal_writes_nothing() {
         "{slots} damaged bytes went unnoticed"
     );
     assert!(Dossier::open(&dir).is_ok());
+}
+
+/// A journal whose medium gives other bytes the second time: what is read is checked when it is
+/// used, not only when the journal is opened.
+struct Rotten {
+    file: Arc<dyn Disk>,
+    /// The byte that is wrong in every short read: the whole of it is read in long ones.
+    at: u64,
+    long: usize,
+}
+
+impl DiskRead for Rotten {
+    fn geometry(&self) -> holdfast::disk::Geometry {
+        self.file.geometry()
+    }
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
+        self.file.read_at(offset, buf)?;
+        if let Some(at) = self
+            .at
+            .checked_sub(offset)
+            .filter(|&at| at < buf.len() as u64)
+            && buf.len() < self.long
+        {
+            buf[at as usize] ^= 4;
+        }
+        Ok(())
+    }
+}
+
+impl Disk for Rotten {
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.file.write_at(offset, data)
+    }
+    fn flush(&self) -> io::Result<()> {
+        self.file.flush()
+    }
+    fn set_len(&self, len_bytes: u64) -> io::Result<()> {
+        self.file.set_len(len_bytes)
+    }
+}
+
+#[test]
+fn a_journal_that_rots_between_two_reads_writes_nothing_wrong() {
+    let scene = &Scene::all()[0];
+    let (machine, disk, dir) = scene.machine();
+    scene.commit(&disk, &dir);
+    let operations = machine.operations();
+    let (machine, disk, dir) = scene.machine();
+    machine.follow(cut(operations - 8));
+    scene.commit(&disk, &dir);
+    machine.restart(Survival::KeepAll, 3);
+    let file = dir.open("journal").unwrap();
+    let long = file.len_bytes() as usize / 2;
+    let (mut at_open, mut at_use) = (0, 0);
+    // Every byte of the index, which is the last block before the commit record.
+    let commit = file.len_bytes() - 9 * 4096;
+    let index = commit - 4096..commit - 4096 + 7 * 36;
+    for at in (4096..commit).step_by(97).chain(index) {
+        let again = machine.fork();
+        let disk = again.disk(&disk);
+        let file = again.dir(&dir).open("journal").unwrap();
+        let rotten = Arc::new(Rotten { file, at, long });
+        let before = Dossier::open(&again.dir(&dir)).unwrap().before;
+        match holdfast::journal::Journal::open(rotten) {
+            Err(JournalError::Damaged(_)) => at_open += 1,
+            Err(e) => panic!("byte {at}: {e}"),
+            Ok(journal) => {
+                let dossier = Dossier {
+                    journal,
+                    before,
+                    after: None,
+                };
+                match dossier.recover(&scene.hands(&SimMedia(disk.clone())), Side::Before) {
+                    // A byte between the records, or of a side that is not needed.
+                    Ok(_) => scene.check(&disk, Side::Before, &format!("byte {at}")),
+                    Err(_) => {
+                        at_use += 1;
+                        // Nothing was written in the wrong place: the sound journal mends it all.
+                        let dir = again.dir(&dir);
+                        let side = scene.recover(&again, &disk, &dir, Side::Before);
+                        scene.check(&disk, side.unwrap(), &format!("byte {at}, then sound"));
+                    }
+                }
+            }
+        }
+    }
+    assert!(
+        at_open > 0 && at_use > 50,
+        "{at_open} when opened, {at_use} when used"
+    );
 }

@@ -8,7 +8,7 @@ use super::{Closed, Journal, JournalError, Media, Record, Side, Step, View};
 use crate::disk::{Disk, DiskRead, Latch};
 use crate::extent::{Extent, ExtentMap};
 use crate::fs::Driver;
-use crate::report::{Report, Unit};
+use crate::report::{Deaf, Report, Unit};
 use crate::snapshot::{Manifest, phase};
 
 /// What became of a commit.
@@ -62,6 +62,25 @@ pub struct Proof<'a> {
     pub after: Option<&'a Manifest>,
 }
 
+impl<'a> Work<'a> {
+    /// The same, but nobody asks to stop any more: a direction that was begun is ended.
+    fn unstoppable<'b>(&'b self, report: &'b Deaf<'b>) -> Work<'b>
+    where
+        'a: 'b,
+    {
+        Work {
+            media: self.media,
+            driver: self.driver,
+            proof: Proof {
+                before: self.proof.before,
+                after: self.proof.after,
+            },
+            now: self.now,
+            report,
+        }
+    }
+}
+
 /// All that a direction works with.
 pub struct Work<'a> {
     /// The target.
@@ -87,8 +106,8 @@ impl Journal {
                 // will find all records new and write it.
                 Err(e) => {
                     return Outcome::Stuck {
-                        cause: e.to_string(),
-                        rollback: "not attempted".into(),
+                        cause: format!("the target is wholly new and verified, but {e}"),
+                        rollback: "not attempted: `recover` closes the journal".into(),
                         differing: Vec::new(),
                     };
                 }
@@ -124,29 +143,32 @@ impl Journal {
     /// Takes the target to the new side. From any state in which the gate stands, or in which
     /// everything is old or everything is new.
     pub(super) fn forward(&self, work: &Work<'_>) -> Result<(), Halt> {
+        let deaf = Deaf(work.report);
+        let work = &work.unstoppable(&deaf);
         let all = self.records().iter().map(|r| r.extent).collect();
         work.media
             .reserve(&all)
             .map_err(halt("reserving space in the image"))?;
         let disk = self.gated_writer(work)?;
         let (_, new_bytes) = self.lengths();
-        if disk.len_bytes() != new_bytes {
+        if self.changes_length() && disk.len_bytes() != new_bytes {
+            // No barrier: the gate stands, and the steps that write behind the old end flush it.
             disk.set_len(new_bytes)
                 .map_err(halt("extending the image"))?;
-            // Barrier: the new end must exist before a table points to it.
-            disk.flush().map_err(halt("flushing the image's length"))?;
         }
         work.report
             .phase("applying", Some(self.delta_bytes()), Unit::Bytes);
         let mut done = 0;
         for step in Step::BETWEEN {
-            self.write_step(&disk, step, Side::After, &mut done, work.report)?;
+            self.write_step(&disk, step, Side::After, &mut done, work)?;
         }
         self.prove_and_open(&disk, work, Side::After)
     }
 
     /// Takes the target to the old side, from any such state.
     pub(super) fn backward(&self, work: &Work<'_>) -> Result<(), Halt> {
+        let deaf = Deaf(work.report);
+        let work = &work.unstoppable(&deaf);
         if self.is_untouched(work) {
             return Ok(());
         }
@@ -155,10 +177,10 @@ impl Journal {
             .phase("rolling back", Some(self.delta_bytes()), Unit::Bytes);
         let mut done = 0;
         for step in Step::BETWEEN.into_iter().rev() {
-            self.write_step(&disk, step, Side::Before, &mut done, work.report)?;
+            self.write_step(&disk, step, Side::Before, &mut done, work)?;
         }
         let (old_bytes, _) = self.lengths();
-        if disk.len_bytes() != old_bytes {
+        if self.changes_length() && disk.len_bytes() != old_bytes {
             disk.set_len(old_bytes)
                 .map_err(halt("restoring the image's length"))?;
             // Barrier: the old length is part of what was there before, and nothing may be
@@ -180,7 +202,7 @@ impl Journal {
         // The superblock first: where the gate stands, there is no need to read all the rest.
         let superblock = Standing::superblock_of(self, &*view.reader, work.driver);
         superblock.is_ok_and(|s| s == Superblock::Old)
-            && view.reader.len_bytes() == self.lengths().0
+            && (!self.changes_length() || view.reader.len_bytes() == self.lengths().0)
             && self.prove(&views, work, Side::Before).is_ok()
     }
 
@@ -195,6 +217,12 @@ impl Journal {
         let views = work.media.views().map_err(halt("reading the target"))?;
         let view = whole(&views)?;
         let standing = Standing::superblock_of(self, &*view.reader, work.driver)?;
+        if let Superblock::OtherGate(id) = standing {
+            return Err(Halt {
+                what: format!("the gate of transaction {id} stands on the target"),
+                differing: Vec::new(),
+            });
+        }
         // Invariant 3: a gate that stands is left alone.
         if standing != Superblock::Gated {
             let content = self.content(gate, Side::After)?;
@@ -214,10 +242,18 @@ impl Journal {
         step: Step,
         side: Side,
         done: &mut u64,
-        report: &dyn Report,
+        work: &Work<'_>,
     ) -> Result<(), Halt> {
+        let mut records: Vec<&Record> = self.records().iter().filter(|r| r.step == step).collect();
+        if matches!(step, Step::BackupTable | Step::PrimaryTable) && !records.is_empty() {
+            // Invariant 8: a copy of the table that is right already is not put at risk. Writing it
+            // again could tear it while the other copy is torn, after a change of direction.
+            let views = work.media.views().map_err(halt("reading the target"))?;
+            let wrong = self.differing(whole(&views)?, records.clone(), side)?;
+            records.retain(|r| wrong.intersects(r.extent));
+        }
         let mut any = false;
-        for record in self.records().iter().filter(|r| r.step == step) {
+        for record in records {
             let mut content = self.content(record, side)?;
             // Undoing an image's extension: what lies beyond the old end goes with the length.
             let room = disk
@@ -225,11 +261,13 @@ impl Journal {
                 .saturating_sub(record.extent.start)
                 .min(record.extent.len);
             content.truncate(room as usize);
-            disk.write_at(record.extent.start, &content)
-                .map_err(halt("writing to the target"))?;
+            if !content.is_empty() {
+                disk.write_at(record.extent.start, &content)
+                    .map_err(halt("writing to the target"))?;
+            }
             any = true;
             *done += record.extent.len;
-            report.progress(*done);
+            work.report.progress(*done);
         }
         if any {
             // Barrier: one copy of the partition table is whole at every instant, and nothing is

@@ -68,24 +68,22 @@ impl Journal {
     fn ends(file: &Arc<dyn Disk>) -> Result<(Header, Vec<u8>), JournalError> {
         let io = JournalError::io("reading");
         let file_bytes = file.len_bytes();
-        if file_bytes < BLOCK {
+        let end = BLOCK * (1 + SLOTS);
+        if file_bytes < BLOCK + end || !file_bytes.is_multiple_of(BLOCK) {
             return Err(JournalError::NotSealed);
         }
         let block = read_vec(file, 0, BLOCK as usize).map_err(&io)?;
-        if block.iter().all(|&b| b == 0) {
+        Header::check_version(&block)?;
+        // The commit record first, from the end: it is written when all the rest is durable, so
+        // where there is none the rest may be anything, and where there is one it must fit.
+        let commit = read_vec(file, file_bytes - end, BLOCK as usize).map_err(&io)?;
+        if commit.get(..8) != Some(COMMIT_MAGIC) || !block_fits(&commit) {
             return Err(JournalError::NotSealed);
         }
         let header = Header::decode(&block)?;
-        if header.check_layout(file_bytes).is_err() {
-            // Its length may not have survived: then its commit record has not either.
-            return Err(JournalError::NotSealed);
-        }
-        let commit = read_vec(file, header.commit_at, BLOCK as usize).map_err(&io)?;
-        if commit.get(..8) != Some(COMMIT_MAGIC)
-            || !block_fits(&commit)
-            || id_at(&commit, 8) != header.id
-        {
-            return Err(JournalError::NotSealed);
+        header.check_layout(file_bytes)?;
+        if id_at(&commit, 8) != header.id {
+            return Err(damaged("its commit record is that of another transaction"));
         }
         Ok((header, commit))
     }
@@ -147,6 +145,11 @@ impl Journal {
     /// Length of the target before and after.
     pub fn lengths(&self) -> (u64, u64) {
         (self.header.old_bytes, self.header.new_bytes)
+    }
+
+    /// Whether the length of the target is part of the transaction: an image that is extended.
+    pub fn changes_length(&self) -> bool {
+        self.header.old_bytes != self.header.new_bytes
     }
 
     /// Where the superblock lies on the target.
@@ -228,16 +231,41 @@ impl Journal {
         self.append(number, now)
     }
 
-    /// Makes a closed journal hot again, before a rollback on purpose.
+    /// Gives up the transaction of `file`, of which no more is asked than that its two ends can be
+    /// read: what lies between may be damaged.
+    ///
+    /// # Errors
+    /// As [`Journal::glance`] and [`Journal::close`]; `Damaged` where it is closed already.
+    pub fn abandon(file: Arc<dyn Disk>, now: u64) -> Result<(), JournalError> {
+        let (header, _) = Journal::ends(&file)?;
+        let journal = Journal {
+            file,
+            header,
+            identity: String::new(),
+            records: Vec::new(),
+        };
+        journal.close(Closed::Abandoned, now)
+    }
+
+    /// Makes a closed journal hot again, before something is written to the target. Refused where
+    /// it could not be closed after that.
     pub(super) fn reopen(&self, now: u64) -> Result<(), JournalError> {
+        if self.used_slots()? + 2 > SLOTS {
+            return Err(damaged("too few of its state slots are free"));
+        }
         self.append(3, now)
     }
 
-    fn append(&self, number: u32, now: u64) -> Result<(), JournalError> {
-        let mut free = 0;
-        while free < SLOTS && self.slot(free)?.is_some() {
-            free += 1;
+    fn used_slots(&self) -> Result<u64, JournalError> {
+        let mut used = 0;
+        while used < SLOTS && self.slot(used)?.is_some() {
+            used += 1;
         }
+        Ok(used)
+    }
+
+    fn append(&self, number: u32, now: u64) -> Result<(), JournalError> {
+        let free = self.used_slots()?;
         if free == SLOTS {
             return Err(damaged("all its state slots are used"));
         }

@@ -21,6 +21,10 @@
 //! 6. Without a gate, nothing is written unless every record is wholly undo, or every record is
 //!    wholly redo, and everything else that was in use equals the snapshot.
 //! 7. After a failed write or flush the writer is given up; undoing opens a new one.
+//! 8. A copy of the partition table that is right already is not written again. So the backup is
+//!    torn only while the primary is wholly old, and the primary only while the backup is wholly
+//!    new: anything else there was written by somebody else, whom the gate does not keep from the
+//!    table, and recovery refuses.
 //!
 //! # States of a transaction
 //!

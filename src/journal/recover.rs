@@ -76,18 +76,42 @@ impl Journal {
     /// # Errors
     /// [`RecoverError`].
     pub fn recover(&self, work: &Work<'_>, toward: Side) -> Result<Recovered, RecoverError> {
-        if self.state()? != JournalState::Hot {
+        let hot = self.state()? == JournalState::Hot;
+        let standing = self.stand(work)?;
+        // A gate that stands needs recovery whatever the journal says: it may stand on a copy of
+        // the target, or on a disk that lost what it had acknowledged.
+        if !hot && standing.superblock != Superblock::Gated {
             return Err(RecoverError::WrongState(
                 "this transaction is closed: there is nothing to recover",
             ));
         }
-        let standing = self.stand(work)?;
+        if !standing.length_fits(self) {
+            let (old, new) = self.lengths();
+            let what = format!(
+                "the target has {} bytes; it had {old} before and {new} after the change",
+                standing.len_bytes
+            );
+            return Err(self.changed(&what, &standing));
+        }
         let side = match standing.superblock {
             // Invariant 6 does not bind: nobody but us can have written behind the gate.
-            Superblock::Gated => toward,
+            Superblock::Gated => {
+                let strange = standing.strange_tables();
+                if !strange.is_empty() {
+                    return Err(RecoverError::Changed {
+                        what: "somebody has changed the partition table while the gate stood"
+                            .into(),
+                        extents: strange.iter().collect(),
+                    });
+                }
+                toward
+            }
             Superblock::OtherGate(id) => return Err(RecoverError::OtherTransaction(id)),
             _ => self.judge_without_gate(work, &standing, toward)?,
         };
+        if !hot {
+            self.reopen(work.now)?;
+        }
         match side {
             Side::Before => self.backward(work)?,
             Side::After => self.forward(work)?,
@@ -96,7 +120,7 @@ impl Journal {
             Side::Before => (Closed::RolledBack, Recovered::RolledBack),
             Side::After => (Closed::Applied, Recovered::Applied),
         };
-        self.end(work, closed)?;
+        self.end_or_stuck(work, closed)?;
         Ok(recovered)
     }
 
@@ -114,13 +138,22 @@ impl Journal {
         if let Superblock::OtherGate(id) = standing.superblock {
             return Err(RecoverError::OtherTransaction(id));
         }
-        if standing.superblock != Superblock::New || !standing.rest_is_new() {
+        let same_length = !self.changes_length() || standing.len_bytes == self.lengths().1;
+        if standing.superblock != Superblock::New || !standing.rest_is_new() || !same_length {
             return Err(self.changed("the target has been used since", &standing));
         }
         self.others_unchanged(work)?;
         self.reopen(work.now)?;
         self.backward(work)?;
-        Ok(self.end(work, Closed::RolledBack)?)
+        self.end_or_stuck(work, Closed::RolledBack)
+    }
+
+    /// The target has been written, so an error here must not look like one before.
+    fn end_or_stuck(&self, work: &Work<'_>, how: Closed) -> Result<(), RecoverError> {
+        self.end(work, how).map_err(|e| RecoverError::Stuck {
+            what: format!("the target is at its end, read back and compared, but {e}"),
+            extents: Vec::new(),
+        })
     }
 
     /// How the target stands, read past every cache.

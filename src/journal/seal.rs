@@ -28,22 +28,23 @@ pub struct Draft<'a> {
     pub backup_table: &'a ExtentMap,
     /// The same: the table.
     pub primary_table: &'a ExtentMap,
-    /// The same: everything else. May contain the superblock's unit, which is taken out.
+    /// The same: everything else. The superblock's unit is taken out of all three.
     pub blocks: &'a ExtentMap,
 }
 
 impl Draft<'_> {
     /// Extents of the records, none longer than a record may be, in the order of writing.
     fn extents(&self) -> Vec<(Step, Extent)> {
-        let mut blocks = self.blocks.clone();
-        blocks.remove(self.superblock_unit);
         let between = [
             (Step::BackupTable, self.backup_table),
             (Step::PrimaryTable, self.primary_table),
-            (Step::Blocks, &blocks),
+            (Step::Blocks, self.blocks),
         ];
         let mut extents = vec![(Step::Gate, self.superblock_unit)];
         for (step, map) in between {
+            // A partition right behind the table shares a unit with it.
+            let mut map = map.clone();
+            map.remove(self.superblock_unit);
             let pieces = map.iter().flat_map(|e| e.split(MAX_RECORD_BYTES));
             extents.extend(pieces.map(|e| (step, e)));
         }
@@ -165,12 +166,13 @@ pub fn seal(
         out.at, header.commit_at,
         "the journal's layout and its content agree"
     );
-    let commit = commit_block(draft.id, out.hasher.finalize().as_bytes());
-    let mut end = commit;
+    // Barrier: P2. Every old and new value is durable before there is a commit record. So a commit
+    // record whose hash does not fit means damage, and never a power cut before the commit point.
+    file.flush().map_err(&io)?;
+    let mut end = commit_block(draft.id, out.hasher.finalize().as_bytes());
     end.resize((BLOCK * (1 + SLOTS)) as usize, 0);
     file.write_at(header.commit_at, &end).map_err(&io)?;
-    // Barrier: P2. Every old and new value is durable before the target is touched. The commit
-    // record holds a hash of all the rest, so one flush serves both.
+    // Barrier: P2. The commit record is durable before the target is touched.
     file.flush().map_err(&io)?;
     // Barrier: a journal whose name is lost with the power cannot be found.
     dir.flush().map_err(&io)?;

@@ -40,6 +40,21 @@ pub struct Standing {
     pub new_bytes: u64,
     /// Those that are neither.
     pub foreign: ExtentMap,
+    /// Length of the target.
+    pub len_bytes: u64,
+    /// The backup of the partition table, and the table itself.
+    pub tables: (Table, Table),
+}
+
+/// What a copy of the partition table holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Table {
+    /// Something is old.
+    pub any_old: bool,
+    /// Something is new.
+    pub any_new: bool,
+    /// Whole sectors that are neither: written by somebody else, or garbled by a power cut.
+    pub strange: ExtentMap,
 }
 
 impl Standing {
@@ -58,6 +73,8 @@ impl Standing {
             old_bytes: 0,
             new_bytes: 0,
             foreign: ExtentMap::new(),
+            len_bytes: target.len_bytes(),
+            tables: Default::default(),
         };
         let between = |r: &&Record| Step::BETWEEN.contains(&r.step);
         for (span, group) in spans(journal.records().iter().filter(between).collect()) {
@@ -89,7 +106,46 @@ impl Standing {
                 (false, false) => self.foreign.insert(piece),
             }
         }
+        let table = match record.step {
+            Step::BackupTable => &mut self.tables.0,
+            Step::PrimaryTable => &mut self.tables.1,
+            _ => return Ok(()),
+        };
+        for sector in record.extent.split(SECTOR as u64) {
+            let range = inside(record.extent, sector);
+            let (now, old, new) = (&now[range.clone()], &before[range.clone()], &after[range]);
+            match (now == old, now == new) {
+                (true, true) => {}
+                (true, false) => table.any_old = true,
+                (false, true) => table.any_new = true,
+                (false, false) => table.strange.insert(sector),
+            }
+        }
         Ok(())
+    }
+
+    /// What somebody else has written to the partition table while the gate stood: see invariant 8.
+    pub fn strange_tables(&self) -> ExtentMap {
+        let (backup, primary) = &self.tables;
+        let mut strange = ExtentMap::new();
+        if primary.any_new || !primary.strange.is_empty() {
+            strange = strange.union(&backup.strange);
+        }
+        if backup.any_old || !backup.strange.is_empty() {
+            strange = strange.union(&primary.strange);
+        }
+        strange
+    }
+
+    /// Whether the target has one of the two lengths that the transaction knows, or at least all
+    /// that it writes to.
+    pub fn length_fits(&self, journal: &Journal) -> bool {
+        let (old, new) = journal.lengths();
+        if journal.changes_length() {
+            self.len_bytes == old || self.len_bytes == new
+        } else {
+            self.len_bytes >= old
+        }
     }
 
     /// Reads only the superblock's unit.

@@ -5,6 +5,7 @@ mod refusal;
 
 use std::fmt;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 pub use refusal::Refusal;
 
@@ -35,6 +36,21 @@ pub enum Unit {
     Items,
 }
 
+/// Passes everything on but the wish to stop: after the commit point nobody asks for it.
+pub struct Deaf<'a>(pub &'a dyn Report);
+
+impl Report for Deaf<'_> {
+    fn phase(&self, name: &str, total: Option<u64>, unit: Unit) {
+        self.0.phase(name, total, unit);
+    }
+    fn progress(&self, done: u64) {
+        self.0.progress(done);
+    }
+    fn notice(&self, text: &str) {
+        self.0.notice(text);
+    }
+}
+
 /// Says nothing.
 pub struct Quiet;
 
@@ -42,6 +58,39 @@ impl Report for Quiet {
     fn phase(&self, _: &str, _: Option<u64>, _: Unit) {}
     fn progress(&self, _: u64) {}
     fn notice(&self, _: &str) {}
+}
+
+/// For work beside a phase that somebody else reports: says nothing, and passes on the wish to stop,
+/// to which its owner can add one of its own.
+pub struct Beside<'a> {
+    report: &'a dyn Report,
+    cancelled: AtomicBool,
+}
+
+impl<'a> Beside<'a> {
+    /// Beside whatever reports to `report`.
+    pub fn new(report: &'a dyn Report) -> Beside<'a> {
+        Beside {
+            report,
+            cancelled: AtomicBool::new(false),
+        }
+    }
+
+    /// Asks the work to stop: nobody needs it any more.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Report for Beside<'_> {
+    fn phase(&self, _: &str, _: Option<u64>, _: Unit) {}
+    fn progress(&self, _: u64) {}
+    fn notice(&self, text: &str) {
+        self.report.notice(text);
+    }
+    fn interrupted(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed) || self.report.interrupted()
+    }
 }
 
 /// Keeps the notices, for tests and for a result that lists them.

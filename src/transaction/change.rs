@@ -19,7 +19,7 @@ use crate::extent::{Extent, ExtentMap};
 use crate::fs::TransactionId;
 use crate::journal::{Draft, JournalError, Outcome};
 use crate::plan::{Level, Plan, Verdict};
-use crate::report::checkpoint;
+use crate::report::{Beside, Report, Unit, checkpoint};
 use crate::snapshot::{CHUNK_BYTES, Manifest, phase};
 use crate::units::{UNIT_BYTES, round_down, round_up};
 
@@ -148,7 +148,14 @@ pub fn carry_out(asked: &Asked, plan: &Plan, options: &Options<'_>) -> Result<Do
         // Nothing happened that anybody would want to look at later.
         let _ = options.store.remove(summary.id);
     }
-    result
+    result.map_err(|stop| match stop {
+        // What the tools said lies there, and stays until it is pruned.
+        Stop::Rejected { refusals, .. } => Stop::Rejected {
+            id: Some(summary.id),
+            refusals,
+        },
+        stop => stop,
+    })
 }
 
 /// Rehearses a plan and throws the result away.
@@ -161,6 +168,7 @@ pub fn rehearse(asked: &Asked, plan: &Plan, options: &Options<'_>) -> Result<Pla
     let scratch = scratch(options.store)?;
     let rehearsed = stage(&planned, &plan, scratch.path(), options)?.rehearse()?;
     let delta_bytes = rehearsed.delta.total_bytes();
+    plan.set_orphans(rehearsed.orphans);
     plan.estimate.delta_bytes = delta_bytes;
     plan.estimate.state_bytes = 3 * delta_bytes + (1 << 20);
     plan.estimate.measured = true;
@@ -216,19 +224,15 @@ impl Attempt<'_> {
         media
             .settle()
             .context("dropping the page cache of the target")?;
-        let rehearsed =
-            stage(self.planned, self.plan, self.dir.path(), self.options)?.rehearse()?;
-        let covered = self.covered(&rehearsed)?;
-        phase(report, "snapshot", &covered.0);
-        let reader = media
-            .reader()
-            .context("opening the target past the page cache")?;
         let identity =
             serde_json::to_string(&self.plan.identity).context("describing the target")?;
-        let before = Manifest::take(&reader, &covered.0, CHUNK_BYTES, &identity, report)
-            .context("taking the snapshot")?;
+        let busy = self.busy_neighbours()?;
+        let (current, new) = (self.plan.partition_before(), self.plan.partition_after());
+        let used = self.covered(&self.planned.used, self.plan.disk.current, current, &busy);
+        let (rehearsed, before) = self.rehearse_beside_snapshot(&media, &used, &identity)?;
+        let used = self.covered(&rehearsed.used, self.plan.disk.new, new, &busy);
         let after = before
-            .updated(&*rehearsed.after, &covered.1, &rehearsed.delta, report)
+            .updated(&*rehearsed.after, &used, &rehearsed.delta, report)
             .context("describing the result")?;
         let verified_bytes = after.extents.total_bytes();
         checkpoint(report)?;
@@ -242,9 +246,11 @@ impl Attempt<'_> {
             now: now(),
             whole: self.plan.request.level != Level::Changed,
         });
+        let mut plan = self.plan.clone();
+        plan.set_orphans(rehearsed.orphans);
         Ok(Done {
             id: self.id,
-            plan: self.plan.clone(),
+            plan,
             ending: ending(outcome),
             delta_bytes: dossier.journal.delta_bytes(),
             journal_bytes: self
@@ -281,35 +287,80 @@ impl Attempt<'_> {
             .ok_or_else(|| stale("the file system is gone"))
     }
 
-    /// What the manifests before and after cover.
-    fn covered(&self, rehearsed: &Rehearsed) -> Result<(ExtentMap, ExtentMap), Stop> {
-        let (mut before, mut after) = (self.planned.used.clone(), rehearsed.used.clone());
-        if self.plan.request.level == Level::All {
-            // The neighbours, and what lies between; but not what others are writing to.
-            let busy = self
-                .planned
-                .look
-                .busy_neighbours()
-                .context("finding out who uses the disk")?;
-            for (disk_bytes, partition, map) in [
-                (
-                    self.plan.disk.current,
-                    self.plan.partition_before(),
-                    &mut before,
-                ),
-                (self.plan.disk.new, self.plan.partition_after(), &mut after),
-            ] {
-                let mut rest: ExtentMap = [Extent::new(0, disk_bytes)].into_iter().collect();
-                rest.remove(partition);
-                rest.difference(&busy).iter().for_each(|e| map.insert(e));
-            }
-            if !busy.is_empty() {
-                self.options
-                    .report
-                    .notice("neighbours that are in use are not read back");
-            }
+    /// The rehearsal, and the snapshot meanwhile: neither needs the other, and both only read. A
+    /// disk that turns is better read by one after the other.
+    fn rehearse_beside_snapshot(
+        &self,
+        media: &HostMedia,
+        used: &ExtentMap,
+        identity: &str,
+    ) -> Result<(Rehearsed, Manifest), Stop> {
+        let report = self.options.report;
+        let reader = media
+            .reader()
+            .context("opening the target past the page cache")?;
+        let stage = stage(self.planned, self.plan, self.dir.path(), self.options)?;
+        let take = |report: &dyn Report| {
+            Manifest::take(&reader, used, CHUNK_BYTES, identity, report)
+                .context("taking the snapshot")
+        };
+        if self
+            .planned
+            .look
+            .device
+            .as_ref()
+            .is_some_and(|d| d.rotational)
+        {
+            phase(report, "snapshot", used);
+            let before = take(report)?;
+            return Ok((stage.rehearse()?, before));
         }
-        Ok((before, after))
+        let beside = Beside::new(report);
+        std::thread::scope(|scope| {
+            let snapshot = scope.spawn(|| take(&beside));
+            let rehearsed = stage.rehearse();
+            if rehearsed.is_err() {
+                beside.cancel();
+            }
+            report.phase("snapshot", None, Unit::Items);
+            let before = snapshot.join();
+            let rehearsed = rehearsed?;
+            let before = before.map_err(|_| anyhow!("the snapshot's thread died"))??;
+            Ok((rehearsed, before))
+        })
+    }
+
+    /// The neighbours that others are writing to; asked for only where it matters.
+    fn busy_neighbours(&self) -> Result<ExtentMap, Stop> {
+        if self.plan.request.level != Level::All {
+            return Ok(ExtentMap::new());
+        }
+        let look = &self.planned.look;
+        let busy = look
+            .busy_neighbours()
+            .context("finding out who uses the disk")?;
+        if !busy.is_empty() {
+            let report = self.options.report;
+            report.notice("neighbours that are in use are not read back");
+        }
+        Ok(busy)
+    }
+
+    /// What a manifest covers: what is in use, and where all is to be read back everything outside
+    /// the partition as well, but for neighbours that are busy.
+    fn covered(
+        &self,
+        used: &ExtentMap,
+        disk_bytes: u64,
+        partition: Extent,
+        busy: &ExtentMap,
+    ) -> ExtentMap {
+        if self.plan.request.level != Level::All {
+            return used.clone();
+        }
+        let mut rest: ExtentMap = [Extent::new(0, disk_bytes)].into_iter().collect();
+        rest.remove(partition);
+        rest.difference(busy).union(used)
     }
 
     fn seal(

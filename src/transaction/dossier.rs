@@ -44,7 +44,8 @@ pub enum DossierError {
 pub struct Dossier {
     /// The journal.
     pub journal: Journal,
-    /// What was in use before. `None`: only changed blocks are verified, or the file is damaged.
+    /// What was in use before. Written at every level of verification, for without the gate
+    /// recovery needs it. `None`: the file is missing or damaged.
     pub before: Option<Manifest>,
     /// What is in use after, likewise.
     pub after: Option<Manifest>,
@@ -119,6 +120,12 @@ impl Dossier {
     }
 
     fn work<'a>(&'a self, hands: &Hands<'a>) -> Work<'a> {
+        if hands.whole && (self.before.is_none() || self.after.is_none()) {
+            hands.report.notice(
+                "a snapshot of this transaction is missing or damaged: where it is needed, only \
+                 what the transaction changes is read back",
+            );
+        }
         let choose = |manifest: &'a Option<Manifest>| manifest.as_ref().filter(|_| hands.whole);
         Work {
             media: hands.media,

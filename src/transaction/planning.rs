@@ -54,6 +54,11 @@ pub fn make_plan(asked: &Asked, request: &Request, options: &Options<'_>) -> Res
     let mut refusals = look.refusals.clone();
     let part = look.window(partition).context("opening the partition")?;
     let direction = request.direction;
+    // What is in use may look damaged, for it changes while it is read.
+    let unreadable = |e| match look.refusals.is_empty() {
+        true => unreadable(e),
+        false => Stop::Refused(look.refusals.clone()),
+    };
     refusals.extend(
         volume
             .driver
