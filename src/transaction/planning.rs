@@ -95,6 +95,7 @@ pub fn make_plan(asked: &Asked, request: &Request, options: &Options<'_>) -> Res
         refusals,
         notices,
         state_free_bytes: state.free_bytes,
+        state_dir: crate::units::escape(&options.store.path().to_string_lossy()),
         image_free_bytes: free_beside(&look),
         read_rate: probe_rate(&look, &used),
         fingerprint: fingerprint(&look, partition)?,

@@ -276,6 +276,10 @@ impl Store {
     /// # Errors
     /// Where the directory cannot be read.
     pub fn hot_on(&self, identity: &Identity) -> Result<Vec<Entry>> {
+        if !self.path.is_dir() {
+            // What stands there instead is refused where a journal is to be kept.
+            return Ok(Vec::new());
+        }
         let hot = |e: &Entry| matches!(e.progress, Progress::Hot | Progress::Damaged(_));
         // A sibling partition too: the journal holds the table that they share.
         let same = |e: &Entry| {
