@@ -203,6 +203,18 @@ pub fn done(done: &Done) -> String {
             line!(out, "  the target is as before, read back and compared");
             line!(out, "  transaction  {}", done.id);
         }
+        Ending::NotClosed { cause } => {
+            line!(out, "DONE, BUT NOT CLOSED: {cause}");
+            line!(
+                out,
+                "  the target is as planned, read back and compared; its journal still calls for recovery"
+            );
+            line!(out, "  transaction  {}", done.id);
+            line!(
+                out,
+                "before the target is used, and when the state directory works again: holdfast recover"
+            );
+        }
         Ending::Stuck {
             cause,
             rollback,

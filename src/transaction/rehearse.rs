@@ -152,25 +152,26 @@ impl Bench<'_> {
         };
         let drained = export.finish();
         overlay.freeze();
-        outcome?;
-        // P7: a tool may well exit with 0 after an error that it did not care about.
-        let broken = |what: String| {
-            Stop::rejected(
-                "io-error",
-                what,
-                "the disk or the state directory failed; look at the kernel log",
-            )
+        // P7: a tool may well exit with 0 after an error that it did not care about. One that
+        // did care failed because of it, so this is named first.
+        let lost = match (&outcome, &drained) {
+            (Ok(()) | Err(Stop::Failed(_)), Err(e)) => {
+                Some(format!("what the tools wrote was not kept whole: {e}"))
+            }
+            _ => None,
         };
-        if let Some(e) = overlay.base_error() {
-            return Err(broken(format!(
-                "the target could not be read during the rehearsal: {e}"
-            )));
+        let failed = failure_of(overlay).or(lost);
+        match (failed, outcome) {
+            (Some(_), Err(Stop::Interrupted)) => Err(Stop::Interrupted),
+            (Some(what), outcome) => {
+                let mut found = vec![broken(what)];
+                if let Err(Stop::Rejected { refusals: more, .. } | Stop::Refused(more)) = outcome {
+                    found.extend(more);
+                }
+                Err(Stop::rejected_all(found))
+            }
+            (None, outcome) => outcome.map(|()| through_fuse),
         }
-        if let Some(e) = overlay.spill_error() {
-            return Err(broken(format!("the overlay could not be written: {e}")));
-        }
-        drained.map_err(|e| broken(format!("what the tools wrote was not kept whole: {e}")))?;
-        Ok(through_fuse)
     }
 }
 
@@ -352,6 +353,27 @@ impl Stage<'_> {
         check::file_system(self.driver, &states, planned, self.bench.report)
             .map_err(|e| unjudged(e, "comparing every file"))
     }
+}
+
+/// The first error of what lies under the tools.
+fn failure_of(overlay: &Overlay) -> Option<String> {
+    let base = overlay.base_error();
+    let base = base.map(|e| format!("the target could not be read during the rehearsal: {e}"));
+    let spill = || {
+        Some(format!(
+            "the overlay could not be written: {}",
+            overlay.spill_error()?
+        ))
+    };
+    base.or_else(spill)
+}
+
+fn broken(what: String) -> Refusal {
+    Refusal::new(
+        "io-error",
+        what,
+        "the disk or the state directory failed; look at the kernel log",
+    )
 }
 
 /// Directories that `PATH` names beyond the usual ones: their programs must be seen in the room.
