@@ -281,7 +281,7 @@ impl Attempt<'_> {
             false => "holdfast".into(),
         };
         self.options.report.notice(&format!(
-            "committing; should the machine stop from here on: {program} recover --state-dir {}",
+            "committing; should the machine stop from here on:\n  {program} recover --state-dir {}",
             store.path().display()
         ));
     }

@@ -191,7 +191,7 @@ fn a_copy_of_the_program_never_takes_the_room_of_the_journal() {
     let done = said(command.args(["grow", image.to_str().unwrap(), "--yes"]));
     assert_eq!(done.code, 0, "{}", done.stderr);
     assert!(
-        done.stderr.contains(": holdfast recover"),
+        done.stderr.contains("  holdfast recover"),
         "{}",
         done.stderr
     );
