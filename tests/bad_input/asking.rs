@@ -222,6 +222,23 @@ fn ctrl_c_on_a_terminal_stops_the_rehearsal_and_takes_its_tools_along() {
 }
 
 #[test]
+fn a_terminal_that_dies_before_the_commit_point_leaves_nothing() {
+    let (bench, image) = Bench::with("small-gpt");
+    let before = fs::read(&image).unwrap();
+    let stalling = Stalling::new(&bench, "resize2fs");
+    let line = format!("grow {} --yes", image.display());
+    let run = OnTerminal::with(&bench, &line, 100, |script| stalling.first_for(script));
+    stalling.wait();
+    // The dropped connection: whoever holds the other end of the terminal is killed.
+    drop(run);
+    until("it has ended and cleared up", || {
+        leftovers(&bench).is_empty()
+    });
+    assert!(fs::read(&image).unwrap() == before);
+    assert!(transactions(&bench).is_empty());
+}
+
+#[test]
 fn a_reader_that_goes_away_changes_nothing_about_the_work() {
     let (bench, image) = Bench::with("small-gpt");
     let mut command = bench.command(&["grow", image.to_str().unwrap(), "--yes"]);
