@@ -90,6 +90,31 @@ pub fn cut(mounted: Mounted, image: &Path, open: Vec<File>) {
     fs::rename(kept, there).unwrap();
 }
 
+/// Takes back what of the log was written to its place already, as if the cut had come before:
+/// when the kernel does that is not for a test to say. `earlier` is the image from before the log,
+/// and debugfs names the blocks.
+pub fn take_back(image: &Path, earlier: &[u8], block_bytes: usize) {
+    let log = run("debugfs", &["-R", "logdump -a", text(image)]);
+    let number = |line: &str, before: &str| -> Option<usize> {
+        let (_, rest) = line.split_once(before)?;
+        rest.split_whitespace().next()?.parse().ok()
+    };
+    let revoked: Vec<usize> = log
+        .lines()
+        .filter_map(|line| number(line, "Revoke FS block "))
+        .collect();
+    let mut bytes = fs::read(image).unwrap();
+    let logged = log.lines().filter(|line| line.contains(" logged at "));
+    for block in logged.filter_map(|line| number(line, "FS block ")) {
+        let place = block * block_bytes..(block + 1) * block_bytes;
+        // The superblock is written besides, and a block that was revoked holds something else now.
+        if !place.contains(&1024) && !revoked.contains(&block) {
+            bytes[place.clone()].copy_from_slice(&earlier[place]);
+        }
+    }
+    fs::write(image, bytes).unwrap();
+}
+
 /// `EXT4_IOC_SHUTDOWN` without a flush of the journal: what was not committed is lost.
 fn shut_down(inside: &Path) {
     const CALL: &str = r#"open(my $f, "<", $ARGV[0]) or die "$ARGV[0]: $!";
@@ -146,6 +171,7 @@ pub fn leave_dirty(image: &Path, shape: &Shape, orphans: bool) {
     }
     // All in its place; what follows is in the journal.
     run("sync", &["-f", text(at)]);
+    let earlier = fs::read(image).unwrap();
     fs::remove_dir_all(at.join("old")).unwrap();
     sync(&File::open(at.join("file1")).unwrap());
     for n in 0..60 {
@@ -182,6 +208,16 @@ pub fn leave_dirty(image: &Path, shape: &Shape, orphans: bool) {
     })
     .unwrap();
     cut(mounted, image, open);
+    take_back(image, &earlier, block_bytes(image));
+}
+
+/// The block size that dumpe2fs names.
+pub fn block_bytes(image: &Path) -> usize {
+    let said = run("dumpe2fs", &["-h", text(image)]);
+    let line = said
+        .lines()
+        .find_map(|line| line.strip_prefix("Block size:"));
+    line.unwrap().trim().parse().unwrap()
 }
 
 /// Every file below `root`: kind, permissions, owner, links, size, times, and a hash of the content.
