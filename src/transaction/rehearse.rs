@@ -165,10 +165,10 @@ impl Bench<'_> {
             (Some(_), Err(Stop::Interrupted)) => Err(Stop::Interrupted),
             (Some(what), outcome) => {
                 let mut found = vec![broken(what)];
-                if let Err(Stop::Rejected(more) | Stop::Refused(more)) = outcome {
+                if let Err(Stop::Rejected { refusals: more, .. } | Stop::Refused(more)) = outcome {
                     found.extend(more);
                 }
-                Err(Stop::Rejected(found))
+                Err(Stop::rejected_all(found))
             }
             (None, outcome) => outcome.map(|()| through_fuse),
         }
