@@ -208,8 +208,10 @@ impl From<Stop> for Answer {
             ),
             Stop::Stuck { id, what, extents } => {
                 let text = format!(
-                    "NOT FINISHED: the target could not be brought to either end: {what}\n\
-                     its journal is kept; when the device works again: holdfast recover {id}\n"
+                    "NOT FINISHED: {what}
+\
+                     transaction {id} is kept; when what failed works again: holdfast recover {id}
+"
                 );
                 Answer {
                     error: Some(what),
@@ -234,7 +236,7 @@ pub fn outcome_of(ending: &Ending) -> Outcome {
     match ending {
         Ending::Applied => Outcome::Done,
         Ending::RolledBack { .. } => Outcome::RolledBack,
-        Ending::Stuck { .. } => Outcome::RollbackIncomplete,
+        Ending::NotClosed { .. } | Ending::Stuck { .. } => Outcome::RollbackIncomplete,
     }
 }
 

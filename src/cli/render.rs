@@ -203,6 +203,18 @@ pub fn done(done: &Done) -> String {
             line!(out, "  the target is as before, read back and compared");
             line!(out, "  transaction  {}", done.id);
         }
+        Ending::NotClosed { cause } => {
+            line!(out, "DONE, BUT NOT CLOSED: {cause}");
+            line!(
+                out,
+                "  the target is as planned, read back and compared; its journal still calls for recovery"
+            );
+            line!(out, "  transaction  {}", done.id);
+            line!(
+                out,
+                "before the target is used, and when the state directory works again: holdfast recover"
+            );
+        }
         Ending::Stuck {
             cause,
             rollback,
@@ -403,18 +415,21 @@ pub fn compared(found: &Compared) -> String {
     if let Some(chunk) = found.first_chunk {
         line!(out, "  first chunk  {chunk}");
     }
-    let more = |shown: usize, all: usize| match all.saturating_sub(shown) {
+    let more = |all: usize| match all.saturating_sub(SHOWN) {
         0 => String::new(),
-        more => format!("  and          {more} more; --json has them all\n"),
+        more => format!("  and          {more} more, listed with --json\n"),
     };
     for extent in found.extents.iter().take(SHOWN) {
         line!(out, "  differs      {extent}");
     }
-    out.push_str(&more(SHOWN, found.extents.len()));
+    out.push_str(&more(found.extents.len()));
     for owner in found.owners.iter().take(SHOWN) {
         line!(out, "  belongs to   {owner}");
     }
-    out.push_str(&more(SHOWN, found.owners.len()));
+    out.push_str(&more(found.owners.len()));
+    if found.more_owners {
+        line!(out, "  and          others, which nobody counted");
+    }
     out
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, FromArgMatches};
 
 use super::answer::{Answer, Outcome, outcome_of};
 use super::args::{ChangeArgs, Cli, Command, Common, ExportArg, PlanArgs, PlanCommand, TargetArgs};
@@ -29,7 +29,12 @@ use crate::units::{escape, tame};
 
 /// Parses the command line, runs the command, prints its result, and says which exit code it has.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    // The list of exit codes stands in the help of the program; each command points there.
+    let line = Cli::command().mut_subcommands(with_exit_codes);
+    let parsed = line
+        .try_get_matches()
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(e) => return usage(&e),
     };
@@ -51,6 +56,12 @@ pub fn main() -> ExitCode {
     }
     progress.finish();
     print(&answer, command, cli.common.json)
+}
+
+fn with_exit_codes(command: clap::Command) -> clap::Command {
+    command
+        .after_help("Exit codes tell the state of the target: `holdfast --help` lists them.")
+        .mut_subcommands(with_exit_codes)
 }
 
 /// Whoever chose a state directory needs it again in each command that he is told to type.

@@ -56,6 +56,8 @@ pub struct Facts<'a> {
     pub notices: Vec<String>,
     /// Free bytes where the journal will lie.
     pub state_free_bytes: u64,
+    /// Where that is, for messages.
+    pub state_dir: String,
     /// Free bytes where an image lies that is to grow.
     pub image_free_bytes: Option<u64>,
     /// Bytes a second that a short probe read, past the caches.
@@ -324,8 +326,9 @@ fn space(placement: &Placement, facts: &Facts<'_>, estimate: &Estimate) -> Vec<R
         refusals.push(Refusal::new(
             "no-journal-space",
             format!(
-                "the journal and the overlay need about {}, and the state directory has {} free",
+                "the journal and the overlay need about {}, and the state directory {} has {} free",
                 Bytes(estimate.state_bytes),
+                facts.state_dir,
                 Bytes(facts.state_free_bytes)
             ),
             "free some space there, or name a directory on another file system with --state-dir",

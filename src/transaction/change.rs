@@ -57,6 +57,11 @@ pub enum Ending {
         /// What failed.
         cause: String,
     },
+    /// Done and verified, but the journal could not be closed.
+    NotClosed {
+        /// Why.
+        cause: String,
+    },
     /// Recovery is needed.
     Stuck {
         /// What failed first.
@@ -145,7 +150,8 @@ pub fn carry_out(asked: &Asked, plan: &Plan, options: &Options<'_>) -> Result<Do
     let result = attempt.run(began);
     drop(hold);
     if matches!(result, Err(Stop::Refused(_) | Stop::Interrupted)) {
-        // Nothing happened that anybody would want to look at later.
+        // Nothing happened that anybody would want to look at later. Our own lock goes first.
+        drop(dir);
         let _ = options.store.remove(summary.id);
     }
     result.map_err(|stop| match stop {
@@ -237,7 +243,7 @@ impl Attempt<'_> {
         let verified_bytes = after.extents.total_bytes();
         checkpoint(report)?;
         self.tell_the_way_back();
-        let dossier = self.seal(&rehearsed, &identity, (before, after))?;
+        let dossier = self.seal(&media, &rehearsed, &identity, (before, after))?;
         let committing = Instant::now();
         let outcome = dossier.commit(&Hands {
             media: &media,
@@ -365,6 +371,7 @@ impl Attempt<'_> {
 
     fn seal(
         &self,
+        media: &HostMedia,
         rehearsed: &Rehearsed,
         identity: &str,
         manifests: (Manifest, Manifest),
@@ -375,8 +382,16 @@ impl Attempt<'_> {
         let superblock = driver.superblock();
         let superblock = Extent::new(start + superblock.start, superblock.len);
         let unit = self.unit_of(superblock);
-        let mut gate = read_vec(&*look.disk, unit.start, unit.len as usize)
-            .context("reading the superblock")?;
+        // What is to be undone is what the medium holds: a page of the disk's own cache may be older
+        // than what was written through the partition's node.
+        media
+            .settle()
+            .context("dropping the page cache of the target")?;
+        let target = media
+            .reader()
+            .context("opening the target past the page cache")?;
+        let mut gate =
+            read_vec(&target, unit.start, unit.len as usize).context("reading the superblock")?;
         let place =
             (superblock.start - unit.start) as usize..(superblock.end() - unit.start) as usize;
         let closed = driver
@@ -399,7 +414,7 @@ impl Attempt<'_> {
         let sealed = Dossier::seal(
             self.dir,
             &draft,
-            &*look.disk,
+            &target,
             &*rehearsed.after,
             manifests,
             self.options.report,
@@ -463,6 +478,7 @@ fn ending(outcome: Outcome) -> Ending {
     match outcome {
         Outcome::Applied => Ending::Applied,
         Outcome::RolledBack { cause } => Ending::RolledBack { cause },
+        Outcome::NotClosed { cause } => Ending::NotClosed { cause },
         Outcome::Stuck {
             cause,
             rollback,

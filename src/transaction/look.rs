@@ -11,9 +11,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::disk::survey::{self, BlockDevice, Host, HostError, Partition, Target};
-use crate::disk::{DiskRead, FileDisk, Hold, Window, drop_caches};
+use crate::disk::{DiskRead, FileDisk, Hold, Window, drop_caches, read_vec};
 use crate::extent::{Extent, ExtentMap};
-use crate::fs::{self, Driver, FsError, Observed, signature};
+use crate::fs::{self, Driver, FsError, GateState, Observed, TransactionId, signature};
 use crate::plan::{Identity, TargetKind};
 use crate::report::Refusal;
 use crate::table::{self, Found, Gpt};
@@ -415,6 +415,35 @@ impl Look {
             }
         }
         Ok(busy)
+    }
+
+    /// The transaction whose gate stands on this disk, in the chosen partition or in any other: they
+    /// share the table, which recovery may write back. Where a power cut tore one copy of it, the
+    /// other, and the kernel, still say where partitions begin.
+    pub fn gate(&self) -> Option<TransactionId> {
+        let sector = u64::from(self.disk.geometry().logical_sector_bytes);
+        let in_table = match &self.table {
+            Found::Gpt(gpt) => gpt.partitions(),
+            Found::DamagedGpt { partitions, .. } => partitions,
+            _ => &[],
+        };
+        let in_kernel = self.device.iter().flat_map(|d| &d.partitions);
+        let starts = [Some(0)]
+            .into_iter()
+            .chain(in_table.iter().map(|p| p.first_lba.checked_mul(sector)))
+            .chain(in_kernel.map(|p| Some(p.extent.start)));
+        let gate_at = |start: u64| {
+            fs::drivers().iter().find_map(|driver| {
+                let place = driver.superblock();
+                let at = start.checked_add(place.start)?;
+                let bytes = read_vec(&*self.disk, at, place.len as usize).ok()?;
+                match driver.gate(&bytes) {
+                    GateState::Closed(id) => Some(id),
+                    _ => None,
+                }
+            })
+        };
+        starts.flatten().find_map(gate_at)
     }
 
     /// Who the target is.

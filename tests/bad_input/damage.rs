@@ -49,7 +49,7 @@ fn a_superblock_that_says_that_something_is_wrong_is_believed() {
     for (request, code, words) in [
         ("ssv state 3", "ext-errors", "e2fsck"),
         ("ssv state 0", "ext-not-clean", "e2fsck"),
-        ("feature needs_recovery dir_data", "ext-unknown-feature", ""),
+        ("feature FEATURE_I20", "ext-unknown-feature", "20"),
         ("feature stable_inodes", "ext-stable-inodes", ""),
     ] {
         let (bench, image) = Bench::with("small-bare");
@@ -83,7 +83,7 @@ fn a_file_system_larger_than_its_partition_is_refused() {
     for args in [&["check", target][..], &["grow", target, "--yes"]] {
         bench
             .refused(&image, args, "ext-larger-than-partition")
-            .says(&["16 MiB", "12 MiB"]);
+            .says(&["16777216 bytes", "12582912", "former size"]);
     }
 }
 
@@ -102,8 +102,8 @@ fn a_journal_that_cannot_be_replayed_is_refused() {
         &["plan", "shrink", target, "--to", "8MiB", "--rehearse"],
         &shrink(target),
     ] {
-        let why = bench.refused(&image, args, "damaged-file-system");
-        why.says(&["e2fsck", "journal"]);
+        let why = bench.refused(&image, args, "ext-journal-damaged");
+        why.says(&["cannot be replayed", "e2fsck -f", "copy"]);
     }
     assert!(transactions(&bench).is_empty());
 }

@@ -41,7 +41,7 @@ fn what_is_neither_file_nor_block_device_is_an_error_that_says_what_it_is() {
 
 #[test]
 fn an_image_that_its_user_may_not_read_is_an_error() {
-    let (bench, image) = Bench::with("small-gpt");
+    let (_bench, image) = Bench::with("small-gpt");
     // All that leads to it may be passed; the file itself may not be read.
     fs::set_permissions(&image, PermissionsExt::from_mode(0o600)).unwrap();
     let place = tempfile::tempdir_in("/var/tmp").unwrap();
@@ -96,15 +96,7 @@ fn emptiness_and_noise_are_refused() {
 #[test]
 fn a_file_system_of_another_kind_is_named_with_the_tools_that_own_it() {
     let bench = Bench::new();
-    let cases: [(&str, &[(u64, &[u8])], &str, &str); 5] = [
-        ("xfs", &[(0, b"XFSB\0\0\x10\0")], "XFS", "xfs_growfs"),
-        ("btrfs", &[(65_600, b"_BHRfS_M")], "btrfs", "btrfs"),
-        (
-            "swap",
-            &[(4086, b"SWAPSPACE2"), (1024, &[1, 0, 0, 0])],
-            "swap",
-            "mkswap",
-        ),
+    let cases: [(&str, &[(u64, &[u8])], &str, &str); 2] = [
         (
             "vfat",
             &[
@@ -133,10 +125,10 @@ fn a_file_system_of_another_kind_is_named_with_the_tools_that_own_it() {
 #[test]
 fn real_file_systems_of_other_kinds_are_known_too() {
     let bench = Bench::new();
-    for (program, kind) in [
-        ("mkfs.xfs", "XFS"),
-        ("mkfs.btrfs", "btrfs"),
-        ("mkswap", "swap"),
+    for (program, kind, owner) in [
+        ("mkfs.xfs", "XFS", "xfs_growfs"),
+        ("mkfs.btrfs", "btrfs", "btrfs"),
+        ("mkswap", "swap", "mkswap"),
     ] {
         let path = bench.file(program, 320 * MIB, &[]);
         tool(program, &["-q".as_ref(), path.as_os_str()]);
@@ -146,7 +138,7 @@ fn real_file_systems_of_other_kinds_are_known_too() {
                 &["check", path.to_str().unwrap()],
                 "unsupported-file-system",
             )
-            .says(&[kind]);
+            .says(&[kind, owner]);
     }
 }
 

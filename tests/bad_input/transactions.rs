@@ -40,6 +40,13 @@ fn interrupted() -> (Bench, PathBuf, Vec<u8>, String) {
     (bench, image, before, id)
 }
 
+/// An image whose GUIDs are no other's: the generated ones all have the same.
+fn another(bench: &Bench, name: &str) -> PathBuf {
+    let image = bench.image(name);
+    tool("sgdisk", &["-G".as_ref(), image.as_os_str()]);
+    image
+}
+
 fn same_file(path: &Path, bytes: &[u8]) -> bool {
     fs::read(path).unwrap() == bytes
 }
@@ -158,7 +165,7 @@ fn a_rollback_of_what_was_used_since_says_what_has_changed() {
 #[test]
 fn a_rollback_of_another_target_is_refused() {
     let (bench, image, _, id) = grown();
-    let other = bench.image("small-ext3");
+    let other = another(&bench, "small-ext3");
     let args = [
         "rollback",
         &id,
@@ -219,11 +226,11 @@ fn a_snapshot_is_compared_with_its_own_target_only() {
     let taken = bench.run(&["snapshot", target, "-o", file]);
     assert_eq!(taken.code, 0, "{}", taken.stderr);
     bench.ends(&image, &["verify", target, file], 0, "done");
-    let other = bench.image("small-bare");
+    let other = another(&bench, "small-swap");
     bench
         .refused(
             &other,
-            &["verify", other.to_str().unwrap(), file],
+            &["verify", other.to_str().unwrap(), file, "-p", "2"],
             "another-target",
         )
         .says(&[file, other.to_str().unwrap()]);
