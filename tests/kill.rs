@@ -818,7 +818,7 @@ fn closed_output_stops_nothing() {
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    assert!(lines.any(|line| line.unwrap().contains("applying")));
+    assert!(lines.any(|line| line.unwrap().contains("committing")));
     drop((lines, child.stdout.take()));
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert_eq!(this.progress(), ["applied"]);
