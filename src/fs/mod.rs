@@ -212,7 +212,8 @@ pub trait Driver: Send + Sync {
     fn gate(&self, superblock: &[u8]) -> GateState;
 
     /// Runs the tools that bring the file system on `file` to a state that can be resized: journal
-    /// replay, full check. Nothing may be repaired beyond that.
+    /// replay, full check. Nothing may be repaired beyond that. Returns what a person should know of
+    /// the replay.
     ///
     /// # Errors
     /// [`tool::ToolError`]: missing, failed, hung.
@@ -221,7 +222,7 @@ pub trait Driver: Send + Sync {
         file: &Path,
         observed: &Observed,
         tools: &tool::Tools,
-    ) -> Result<(), tool::ToolError>;
+    ) -> Result<Vec<String>, tool::ToolError>;
 
     /// What [`Driver::prepare`] changed besides the stamps of a check, where no journal was to be
     /// replayed. It must be nothing: whoever asks for a resize has not asked for a repair.

@@ -182,7 +182,8 @@ impl Bench<'_> {
         let overlay = self.overlay(base, self.look.disk.len_bytes(), "health.spill")?;
         self.with_export(&overlay, partition, |file, tools| {
             let prepared = volume.driver.prepare(file, &volume.observed, tools);
-            prepared.map_err(|e| refused_by_tool(e, "damaged-file-system"))
+            prepared.map_err(|e| refused_by_tool(e, "damaged-file-system"))?;
+            Ok(())
         })?;
         Ok(())
     }
@@ -253,9 +254,10 @@ impl Stage<'_> {
         let partition = self.plan.partition_before();
         self.bench.with_export(lower, partition, |file, tools| {
             self.ask_version(tools)?;
-            self.driver
-                .prepare(file, self.observed, tools)
-                .map_err(|e| refused_by_tool(e, "damaged-file-system"))
+            let prepared = self.driver.prepare(file, self.observed, tools);
+            let told = prepared.map_err(|e| refused_by_tool(e, "damaged-file-system"))?;
+            told.iter().for_each(|what| self.bench.report.notice(what));
+            Ok(())
         })?;
         if self.observed.needs_replay {
             self.bench
@@ -452,6 +454,12 @@ fn unjudged(e: FsError, doing: &'static str) -> Stop {
 fn refused_by_tool(e: ToolError, code: &str) -> Stop {
     match missing_or_interrupted(e) {
         Ok(stop) => stop,
+        Err(e @ ToolError::NotReplayed { .. }) => Stop::refused(
+            "journal-not-replayed",
+            e.to_string(),
+            "mount it once and unmount it: the kernel replays its own journal. Do not let the \
+             checker repair it before: it would drop the journal, and what is in it",
+        ),
         Err(e) => Stop::refused(
             code,
             format!("the file system did not pass its own check: {e}"),

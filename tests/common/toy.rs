@@ -78,7 +78,7 @@ impl Driver for Toy {
             _ => GateState::Invalid,
         }
     }
-    fn prepare(&self, _: &Path, _: &Observed, _: &Tools) -> Result<(), ToolError> {
+    fn prepare(&self, _: &Path, _: &Observed, _: &Tools) -> Result<Vec<String>, ToolError> {
         unreachable!()
     }
     fn resize(&self, _: &Path, _: u64, _: &Tools) -> Result<(), ToolError> {

@@ -149,7 +149,10 @@ impl Bed {
             args.push(part(4, self.start + room, 2 * MIB));
         }
         args.push(text(&disk.node).into());
-        run("sgdisk", &args.iter().map(String::as_str).collect::<Vec<_>>());
+        run(
+            "sgdisk",
+            &args.iter().map(String::as_str).collect::<Vec<_>>(),
+        );
     }
 
     fn attach(&self) -> Loop {
@@ -301,7 +304,10 @@ impl Bed {
                 let stray = (0..piece)
                     .filter(|&n| a[n] != b[n])
                     .find(|&n| !self.is_planned(at + n as u64, len, lens));
-                assert!(stray.is_none(), "byte {stray:?} after {at} is outside the plan");
+                assert!(
+                    stray.is_none(),
+                    "byte {stray:?} after {at} is outside the plan"
+                );
             }
             at += piece as u64;
         }

@@ -21,11 +21,16 @@ pub struct Journey<'a> {
 
 /// Goes through a row: a grow and a shrink, each with everything that follows from it.
 pub fn travel(row: Row, base: &Path, dir: &Path) {
+    let place = (0, row.shape.sizes.now * MIB);
+    let before = Tree::read(base, place, &dir.join("point"));
+    travel_from(row, base, dir, before);
+}
+
+/// The same, where something else than what is in `base` is to come out: its files are `before`.
+pub fn travel_from(row: Row, base: &Path, dir: &Path, before: Tree) {
     let mut bed = Bed::make(dir, row, base);
     let keep = dir.join("keep");
     bed.keep(&keep);
-    let place = (bed.start, row.shape.sizes.now * MIB);
-    let before = Tree::read(&bed.file, place, &dir.join("point"));
     assert!(before.len() > 900, "{} names", before.len());
     bed.open();
     let mut journey = Journey {
@@ -73,9 +78,18 @@ impl Journey<'_> {
             self.bed.assert_same(&self.keep);
             return;
         }
-        if let Expect::Refused(code) = expect {
-            assert_eq!((said.outcome(), said.code), ("refused", 3), "{said:?}");
-            assert!(said.codes().contains(&code), "{said:?}");
+        let not_done = match expect {
+            Expect::Done => None,
+            Expect::Refused(code) => Some(("refused", 3, code)),
+            Expect::Rejected(code) => Some(("rejected", 4, code)),
+        };
+        if let Some((outcome, exit_code, code)) = not_done {
+            assert_eq!(
+                (said.outcome(), said.code),
+                (outcome, exit_code),
+                "{said:#?}"
+            );
+            assert!(said.codes().contains(&code), "{said:#?}");
             self.bed.assert_same(&self.keep);
             return;
         }
@@ -97,7 +111,11 @@ impl Journey<'_> {
         assert_eq!((said.outcome(), said.code), ("done", 0), "{said:#?}");
         let (old, new) = said.change("file_system_size");
         assert_eq!(old, self.row.shape.sizes.now * MIB);
-        assert!(if which == "grow" { new > old } else { new < old });
+        assert!(if which == "grow" {
+            new > old
+        } else {
+            new < old
+        });
         let (old_partition, partition) = said.change("partition");
         if let Some(found) = self.bed.partition_bytes() {
             assert_eq!(found, partition);
@@ -129,7 +147,11 @@ impl Journey<'_> {
             true => partition,
             false => wished,
         };
-        let slack = if self.row.shape.made_up { 64 * MIB } else { 64 << 10 };
+        let slack = if self.row.shape.made_up {
+            64 * MIB
+        } else {
+            64 << 10
+        };
         assert!(wished - new < slack, "{new} of {wished} bytes");
         drop(part);
         let after = Tree::read(
@@ -141,7 +163,10 @@ impl Journey<'_> {
         assert!(differences.is_empty(), "{differences:#?}");
         if which == "shrink" {
             let moved = self.before.renumbered(&after);
-            assert!(moved > 20 || self.row.shape.made_up, "{moved} files have a new inode: too little to see anything");
+            assert!(
+                moved > 20 || self.row.shape.made_up,
+                "{moved} files have a new inode: too little to see anything"
+            );
         }
     }
 
@@ -156,7 +181,9 @@ impl Journey<'_> {
 
     /// Back to the first byte.
     fn roll_back(&self, done: &Said) {
-        let said = self.bed.holdfast(&["rollback", "--yes", done.transaction()]);
+        let said = self
+            .bed
+            .holdfast(&["rollback", "--yes", done.transaction()]);
         assert_eq!((said.outcome(), said.code), ("done", 0), "{said:?}");
         self.bed.assert_same(&self.keep);
         if let Some(kernel) = self.bed.kernel_bytes() {
@@ -183,7 +210,9 @@ impl Journey<'_> {
         drop(part);
         let now = self.dir.join("now");
         self.bed.keep(&now);
-        let said = self.bed.holdfast(&["rollback", "--yes", done.transaction()]);
+        let said = self
+            .bed
+            .holdfast(&["rollback", "--yes", done.transaction()]);
         assert_eq!((said.outcome(), said.code), ("refused", 3), "{said:?}");
         assert_eq!(said.codes(), ["target-changed"], "{said:?}");
         self.bed.assert_same(&now);

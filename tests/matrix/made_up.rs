@@ -1,6 +1,6 @@
 //! Rows made up from a seed.
 
-use super::rows::{Place, Row, Shape, Sizes, PLAIN};
+use super::rows::{PLAIN, Place, Row, Shape, Sizes};
 use super::shape::Random;
 
 /// Row number `seed`. Its name has everything that it takes to make it again.
@@ -53,13 +53,10 @@ fn options(random: &mut Random, block: u32) -> String {
         chosen
     };
     let meta = maybe(random, 5, "meta_bg,^resize_inode");
-    let spread = !meta && maybe(random, 5, "sparse_super2");
-    if !meta && !spread && !maybe(random, 5, "^resize_inode") {
-        // Kept: room for the descriptors of a larger one.
+    if !meta {
+        maybe(random, 5, "^resize_inode");
     }
-    if !spread {
-        maybe(random, 8, "^sparse_super,^resize_inode");
-    }
+    maybe(random, 8, "^sparse_super,^resize_inode");
     maybe(random, 8, "^dir_index");
     maybe(random, 8, "^filetype");
     if kind == "ext4" {
@@ -77,7 +74,11 @@ fn options(random: &mut Random, block: u32) -> String {
     }
     let inode = [128u32, 256, 256, 256, 512][random.below(5) as usize];
     // Without room in the inode there is no inline data.
-    let inode = if features.contains(&"inline_data") { inode.max(256) } else { inode };
+    let inode = if features.contains(&"inline_data") {
+        inode.max(256)
+    } else {
+        inode
+    };
     let group_kib = [1024, 2048, 4096, 8192][random.below(4) as usize];
     let per_group = (group_kib * 1024 / block).min(block * 8);
     let flex = [1, 2, 4, 16][random.below(4) as usize];

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod bed;
+mod crashed;
 mod host;
 mod journey;
 mod made_up;
@@ -13,8 +14,8 @@ mod shape;
 mod tree;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rows::Row;
 

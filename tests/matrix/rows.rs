@@ -8,8 +8,10 @@ pub enum Expect {
     Done,
     /// It is refused, with this code.
     Refused(&'static str),
+    /// The rehearsal finds out that it cannot be done well, and says so with this code.
+    Rejected(&'static str),
 }
-use Expect::{Done, Refused};
+use Expect::{Done, Refused, Rejected};
 
 /// A shape of file system.
 #[derive(Clone, Copy, Debug)]
@@ -92,7 +94,10 @@ const fn only_grows(shape: Shape, code: &'static str) -> Shape {
 }
 
 const fn refused(shape: Shape, code: &'static str) -> Shape {
-    let _ = code; shape
+    Shape {
+        grow: Refused(code),
+        ..only_grows(shape, code)
+    }
 }
 
 /// The ordinary file system, which is tried in every place.
@@ -110,15 +115,27 @@ pub const SHAPES: &[Shape] = &[
     shape("ext3", 2048, "-t ext3 -g 2048"),
     shape("ext3, 128-byte inodes", 4096, "-t ext3 -g 1024 -I 128"),
     shape("ext4, 128-byte inodes", 4096, "-t ext4 -g 1024 -I 128"),
-    shape("ext4, 1024-byte inodes", 4096, "-t ext4 -g 1024 -I 1024 -N 2200"),
+    shape(
+        "ext4, 1024-byte inodes",
+        4096,
+        "-t ext4 -g 1024 -I 1024 -N 2200",
+    ),
     shape("ext4 ^64bit", 4096, "-t ext4 -g 1024 -O ^64bit"),
-    shape("ext4 ^metadata_csum", 4096, "-t ext4 -g 1024 -O ^metadata_csum"),
+    shape(
+        "ext4 ^metadata_csum",
+        4096,
+        "-t ext4 -g 1024 -O ^metadata_csum",
+    ),
     shape(
         "ext4 ^metadata_csum uninit_bg ^64bit",
         1024,
         "-t ext4 -O ^metadata_csum,uninit_bg,^64bit",
     ),
-    shape("ext4 ^resize_inode", 4096, "-t ext4 -g 1024 -O ^resize_inode"),
+    shape(
+        "ext4 ^resize_inode",
+        4096,
+        "-t ext4 -g 1024 -O ^resize_inode",
+    ),
     shape("ext4 ^flex_bg", 2048, "-t ext4 -g 2048 -O ^flex_bg"),
     shape("ext4 ^has_journal", 4096, "-t ext4 -g 1024 -O ^has_journal"),
     shape(
@@ -148,23 +165,23 @@ pub const SHAPES: &[Shape] = &[
     ),
     Shape {
         added: "quota,project",
+        // resize2fs does not count what the maps of moved files take more, and e2fsck says so.
+        shrink: Rejected("result-not-clean"),
         ..shape("ext4 quota project", 4096, "-t ext4 -g 1024")
     },
     only_grows(
-        shape("ext4 stable_inodes", 4096, "-t ext4 -g 1024 -O stable_inodes"),
+        shape(
+            "ext4 stable_inodes",
+            4096,
+            "-t ext4 -g 1024 -O stable_inodes",
+        ),
         "ext-stable-inodes",
     ),
-    refused(
-        shape("ext4 meta_bg", 1024, "-t ext4 -O meta_bg,^resize_inode"),
-        "ext-meta-bg",
-    ),
-    refused(
-        shape(
-            "ext2 meta_bg",
-            4096,
-            "-t ext2 -g 1024 -O meta_bg,^resize_inode",
-        ),
-        "ext-meta-bg",
+    shape("ext4 meta_bg", 1024, "-t ext4 -O meta_bg,^resize_inode"),
+    shape(
+        "ext2 meta_bg",
+        4096,
+        "-t ext2 -g 1024 -O meta_bg,^resize_inode",
     ),
     refused(
         shape("ext4 sparse_super2", 1024, "-t ext4 -O sparse_super2"),
@@ -178,17 +195,11 @@ pub const SHAPES: &[Shape] = &[
         ),
         "ext-sparse-super2",
     ),
-    refused(
-        shape("ext4 inline_data", 4096, "-t ext4 -g 1024 -O inline_data"),
-        "ext-inline-data",
-    ),
-    refused(
-        shape(
-            "ext4 inline_data, 1024-byte inodes",
-            2048,
-            "-t ext4 -g 2048 -I 1024 -N 2200 -O inline_data",
-        ),
-        "ext-inline-data",
+    shape("ext4 inline_data", 4096, "-t ext4 -g 1024 -O inline_data"),
+    shape(
+        "ext4 inline_data, 1024-byte inodes",
+        2048,
+        "-t ext4 -g 2048 -I 1024 -N 2200 -O inline_data",
     ),
     refused(
         clusters(
@@ -275,7 +286,10 @@ impl Place {
 
     /// Whether the kernel knows the partition.
     pub fn is_known(self) -> bool {
-        matches!(self, Place::DeviceKnown | Place::Node | Place::DeviceEnlarged)
+        matches!(
+            self,
+            Place::DeviceKnown | Place::Node | Place::DeviceEnlarged
+        )
     }
 
     /// Whether the image gets longer in a grow.
@@ -339,6 +353,7 @@ pub fn table() -> String {
     let word = |expect: Expect| match expect {
         Done => "done".to_string(),
         Refused(code) => format!("refused: `{code}`"),
+        Rejected(code) => format!("rejected: `{code}`"),
     };
     let mut text = String::from(
         "| file system | blocks | target | sectors | grow | shrink |\n|---|---|---|---|---|---|\n",

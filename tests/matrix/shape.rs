@@ -83,7 +83,10 @@ pub fn make(dir: &Path, shape: &Shape, seed: u64) -> PathBuf {
 /// `mke2fs`, which must make the shape that it was told to.
 pub fn format(image: &Path, shape: &Shape) {
     let block = shape.block.to_string();
-    let count = format!("{}", shape.sizes.now * 1024 / (u64::from(shape.block) / 1024));
+    let count = format!(
+        "{}",
+        shape.sizes.now * 1024 / (u64::from(shape.block) / 1024)
+    );
     let mut args = vec!["-q", "-F", "-E", "nodiscard", "-L", "mail", "-N", "3600"];
     args.extend(shape.options.split_whitespace());
     args.extend(["-b", &block, text(image), &count]);
@@ -160,7 +163,10 @@ fn odd(root: &Path, random: &mut Random) {
     write(owned.clone(), b"somebody's");
     lchown(&owned, Some(70_001), Some(70_002)).unwrap();
     fs::set_permissions(&owned, fs::Permissions::from_mode(0o6755)).unwrap();
-    let (then, later) = (TimeSpec::new(1, 5), TimeSpec::new(2_000_000_000, 123_456_789));
+    let (then, later) = (
+        TimeSpec::new(1, 5),
+        TimeSpec::new(2_000_000_000, 123_456_789),
+    );
     let flags = UtimensatFlags::NoFollowSymlink;
     utimensat(nix::fcntl::AT_FDCWD, &owned, &then, &later, flags).unwrap();
     attributes(&odd, random);
@@ -179,7 +185,12 @@ fn attributes(odd: &Path, random: &mut Random) {
     set(odd, "user.of.a.directory", b"yes");
     // Version 2; read and write for the owner and user 1000, nothing for others.
     let entry = |tag: u16, may: u16, id: u32| {
-        [&tag.to_le_bytes()[..], &may.to_le_bytes(), &id.to_le_bytes()].concat()
+        [
+            &tag.to_le_bytes()[..],
+            &may.to_le_bytes(),
+            &id.to_le_bytes(),
+        ]
+        .concat()
     };
     let none = u32::MAX;
     let list = [
@@ -221,7 +232,10 @@ fn fill(root: &Path, random: &mut Random) -> Vec<PathBuf> {
 /// Fragmented files in the gaps of every second filler; then most fillers go, but not those that
 /// came last.
 fn scatter(root: &Path, fillers: Vec<PathBuf>, random: &mut Random) {
-    let (odd, even): (Vec<_>, Vec<_>) = fillers.into_iter().enumerate().partition(|(n, _)| n % 2 == 1);
+    let (odd, even): (Vec<_>, Vec<_>) = fillers
+        .into_iter()
+        .enumerate()
+        .partition(|(n, _)| n % 2 == 1);
     for (_, name) in &odd {
         fs::remove_file(name).unwrap();
     }
@@ -267,7 +281,10 @@ fn late_names(root: &Path) {
     }
     for (n, name) in names[kept..].iter().enumerate() {
         match name.is_dir() {
-            true => write(name.join("inside"), b"in a directory that gets another number"),
+            true => write(
+                name.join("inside"),
+                b"in a directory that gets another number",
+            ),
             false => write(name.clone(), format!("late {n}").as_bytes()),
         }
     }

@@ -76,7 +76,10 @@ impl Tree {
                 .get(path)
                 .is_some_and(|there| there.inode == node.inode)
         };
-        self.0.iter().filter(|(path, node)| !same(path, node)).count()
+        self.0
+            .iter()
+            .filter(|(path, node)| !same(path, node))
+            .count()
     }
 
     /// What differs. A shrink gives inodes other numbers, and then sets the times of the inode and

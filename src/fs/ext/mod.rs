@@ -93,7 +93,7 @@ impl Driver for Ext {
         file: &Path,
         observed: &Observed,
         tools: &Tools<'_>,
-    ) -> Result<(), ToolError> {
+    ) -> Result<Vec<String>, ToolError> {
         tools::prepare(file, observed.needs_replay, tools)
     }
 

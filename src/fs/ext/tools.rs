@@ -186,46 +186,82 @@ pub fn known_faults(version: Version, job: &Job<'_>) -> Vec<Fault> {
 /// large directories), and exits with 0. But resize2fs asks for a check that is younger than the
 /// last mount, and a read-only one leaves no stamp; so tune2fs sets it.
 ///
+/// Returns what the replay did that a person should know: files that it deletes.
+///
 /// # Errors
 /// [`ToolError`]; the findings are in its output.
-pub fn prepare(file: &Path, needs_replay: bool, tools: &Tools<'_>) -> Result<(), ToolError> {
+pub fn prepare(
+    file: &Path,
+    needs_replay: bool,
+    tools: &Tools<'_>,
+) -> Result<Vec<String>, ToolError> {
     let path = file.as_os_str();
-    if needs_replay {
-        let check = [OsStr::new("-f"), OsStr::new("-p"), path];
-        let replay = ["-E", "journal_only", "-p"].map(OsStr::new);
-        let replay = [replay[0], replay[1], replay[2], path];
-        tools.run(E2FSCK, &replay)?.accept(&[0, 1])?;
-        // The superblock of a file system that was in use lags behind, and files that were
-        // deleted while open wait for their end. To put that right belongs to the replay, and
-        // e2fsck exits with 1 for it. A second check must have nothing to do.
-        let first = tools.run(E2FSCK, &check)?.accept(&[0, 1])?;
-        if first.code == Some(1) && !only_replay(&first) {
-            return Err(first.failed());
-        }
-    }
+    let told = match needs_replay {
+        true => replay(path, tools)?,
+        false => Vec::new(),
+    };
     verify(file, tools)?;
     tools
         .run(TUNE2FS, &["-T".as_ref(), "now".as_ref(), path])?
         .accept(&[0])?;
-    Ok(())
+    Ok(told)
 }
 
-/// Whether e2fsck names nothing that is more than the rest of a replay.
+/// Replays the journal, and then what belongs to it. What it said of files that are deleted.
+///
+/// The exit code tells nothing: e2fsck 1.47.0 exits with 0 after `Invalid argument while recovering
+/// journal`, has dropped the journal then, and with it files that were on the disk for certain. So
+/// each line that it prints must be known.
+fn replay(path: &OsStr, tools: &Tools<'_>) -> Result<Vec<String>, ToolError> {
+    let args = ["-E", "journal_only", "-p"].map(OsStr::new);
+    let replayed = tools.run(E2FSCK, &[&args[..], &[path]].concat())?;
+    if !matches!(replayed.code, Some(0 | 1)) || !only_replay(&replayed) {
+        return Err(replayed.not_replayed());
+    }
+    // The superblock of a file system that was in use lags behind, and files that were deleted
+    // while open wait for their end. To put that right belongs to the replay, and e2fsck exits
+    // with 1 for it. A second check must have nothing to do.
+    let check = [OsStr::new("-f"), OsStr::new("-p"), path];
+    let first = tools.run(E2FSCK, &check)?.accept(&[0, 1])?;
+    if first.code == Some(1) && !only_replay(&first) {
+        return Err(first.failed());
+    }
+    let mut told: Vec<String> = Vec::new();
+    for line in replayed.output.lines().chain(first.output.lines()) {
+        if let Some((_, what)) = line.split_once(": ")
+            && ORPHANS.iter().any(|text| what.starts_with(text))
+            && told.iter().all(|known| known != what)
+        {
+            told.push(what.into());
+        }
+    }
+    Ok(told)
+}
+
+/// What e2fsck says of files that wait for their end.
+const ORPHANS: [&str; 2] = ["Clearing orphaned inode", "Truncating orphaned inode"];
+
+/// Whether e2fsck names nothing that is more than a replay and the rest of it.
 fn only_replay(outcome: &Outcome) -> bool {
-    const HARMLESS: [&str; 7] = [
-        "recovering journal",
-        "Clearing orphaned inode",
-        "Truncating orphaned inode",
+    const HARMLESS: [&str; 4] = [
         "Setting free inodes count to",
         "Setting free blocks count to",
         "was not cleanly unmounted, check forced",
         "% non-contiguous), ",
     ];
+    let is_harmless = |line: &str| {
+        // `… while recovering journal of NAME` is what it says when it has failed.
+        line.ends_with(": recovering journal")
+            || HARMLESS
+                .iter()
+                .chain(&ORPHANS)
+                .any(|text| line.contains(text))
+    };
     outcome
         .output
         .lines()
         .filter(|line| !line.trim().is_empty())
-        .all(|line| HARMLESS.iter().any(|text| line.contains(text)))
+        .all(is_harmless)
 }
 
 /// Resizes the file system on `file` to `new_bytes`.
@@ -359,7 +395,11 @@ mod tests {
         let said = "resize2fs 1.47.0 (5-Feb-2023)\n/usr/sbin/resize2fs: New size smaller than \
                     minimum (4961)\n\n";
         assert_eq!(parse_too_small(said), Some(4961));
-        for not in ["", "New size smaller than minimum", "New size smaller than minimum (x)"] {
+        for not in [
+            "",
+            "New size smaller than minimum",
+            "New size smaller than minimum (x)",
+        ] {
             assert_eq!(parse_too_small(not), None, "{not}");
         }
     }

@@ -143,7 +143,9 @@ pub fn difference(
         }
     }
     for attribute in old.iter().filter(|a| names_inodes && inline::is_data(a)) {
-        let list = expected.get_mut(attribute.value.clone()).unwrap_or_default();
+        let list = expected
+            .get_mut(attribute.value.clone())
+            .unwrap_or_default();
         renumber_entries(list, renumber);
     }
     if place == Place::Block
@@ -278,7 +280,10 @@ mod tests {
         let before = set(Place::Block, &[(1, b"a", b"one", 0)]);
         let mut after = before.clone();
         after[16] = 9;
-        assert_eq!(difference(&before, &after, Place::Block, SAME, false), Ok(None));
+        assert_eq!(
+            difference(&before, &after, Place::Block, SAME, false),
+            Ok(None)
+        );
         after[4] = 9;
         assert!(matches!(
             difference(&before, &after, Place::Block, SAME, false),

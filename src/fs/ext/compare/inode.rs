@@ -19,7 +19,8 @@ use crate::report::Refusal;
 
 use super::super::feature;
 use super::super::inode::{
-    BAD_BLOCKS, BLOCK_FIELD, FIELDS, FIXED_BYTES, FLAG_EA_INODE, FLAG_INLINE_DATA, Field, Inode, Kind, Rule, Time,
+    BAD_BLOCKS, BLOCK_FIELD, FIELDS, FIXED_BYTES, FLAG_EA_INODE, FLAG_INLINE_DATA, Field, Inode,
+    Kind, Rule, Time,
 };
 use super::super::map::Map;
 use super::super::walk::inline_directory;
@@ -46,9 +47,7 @@ impl Pair<'_> {
     }
 
     fn is_inline_directory(&self) -> bool {
-        let inside = |inode: &Inode| {
-            inode.kind() == Kind::Directory && inode.has(FLAG_INLINE_DATA)
-        };
+        let inside = |inode: &Inode| inode.kind() == Kind::Directory && inode.has(FLAG_INLINE_DATA);
         inside(self.old) && inside(self.new)
     }
 
@@ -296,7 +295,14 @@ impl Comparison<'_> {
         let renumbering = &self.renumbering;
         let renumber = |number| renumbering.new_number(number);
         let (old, new) = pair.bytes(end..pair.raw.0.len());
-        let found = xattr::difference(old, new, Place::Inode, &renumber, pair.is_inline_directory()).map_err(corrupt)?;
+        let found = xattr::difference(
+            old,
+            new,
+            Place::Inode,
+            &renumber,
+            pair.is_inline_directory(),
+        )
+        .map_err(corrupt)?;
         if let Some(detail) = found {
             self.findings.add(pair.object(), "xattrs", detail);
         }

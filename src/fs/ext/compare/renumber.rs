@@ -307,11 +307,7 @@ impl Search<'_> {
     }
 
     /// Learns from the entries of one list, before and after, that name inodes that were cut off.
-    fn list(
-        &mut self,
-        (a, b): (&[u8], &[u8]),
-        findings: &mut Findings,
-    ) -> Result<(), DirError> {
+    fn list(&mut self, (a, b): (&[u8], &[u8]), findings: &mut Findings) -> Result<(), DirError> {
         for entry in Entries::new(a) {
             let entry = entry?;
             if entry.inode <= self.limit {
