@@ -122,14 +122,6 @@ pub enum ToolError {
         /// The smallest size, in blocks of the file system.
         blocks: u64,
     },
-    /// A journal that waits for replay was not replayed cleanly, whatever the exit code.
-    #[error("{tool} did not replay the journal\n{output_tail}")]
-    NotReplayed {
-        /// The program.
-        tool: String,
-        /// The end of what it said, escaped.
-        output_tail: String,
-    },
     /// It exited well, and what it said cannot be understood.
     #[error("{tool} said something that is not understood\n{output_tail}")]
     Unexpected {
@@ -194,14 +186,6 @@ impl Outcome {
             tool: self.tool.into(),
             code: self.code,
             signal: self.signal,
-            output_tail: self.output,
-        }
-    }
-
-    /// The error that this outcome of a replay is.
-    pub fn not_replayed(self) -> ToolError {
-        ToolError::NotReplayed {
-            tool: self.tool.into(),
             output_tail: self.output,
         }
     }

@@ -57,6 +57,11 @@ pub enum Ending {
         /// What failed.
         cause: String,
     },
+    /// Done and verified, but the journal could not be closed.
+    NotClosed {
+        /// Why.
+        cause: String,
+    },
     /// Recovery is needed.
     Stuck {
         /// What failed first.
@@ -145,10 +150,18 @@ pub fn carry_out(asked: &Asked, plan: &Plan, options: &Options<'_>) -> Result<Do
     let result = attempt.run(began);
     drop(hold);
     if matches!(result, Err(Stop::Refused(_) | Stop::Interrupted)) {
-        // Nothing happened that anybody would want to look at later.
+        // Nothing happened that anybody would want to look at later. Our own lock goes first.
+        drop(dir);
         let _ = options.store.remove(summary.id);
     }
-    result
+    result.map_err(|stop| match stop {
+        // What the tools said lies there, and stays until it is pruned.
+        Stop::Rejected { refusals, .. } => Stop::Rejected {
+            id: Some(summary.id),
+            refusals,
+        },
+        stop => stop,
+    })
 }
 
 /// Rehearses a plan and throws the result away.
@@ -161,6 +174,7 @@ pub fn rehearse(asked: &Asked, plan: &Plan, options: &Options<'_>) -> Result<Pla
     let scratch = scratch(options.store)?;
     let rehearsed = stage(&planned, &plan, scratch.path(), options)?.rehearse()?;
     let delta_bytes = rehearsed.delta.total_bytes();
+    plan.set_orphans(rehearsed.orphans);
     plan.estimate.delta_bytes = delta_bytes;
     plan.estimate.state_bytes = 3 * delta_bytes + (1 << 20);
     plan.estimate.measured = true;
@@ -229,7 +243,7 @@ impl Attempt<'_> {
         let verified_bytes = after.extents.total_bytes();
         checkpoint(report)?;
         self.tell_the_way_back();
-        let dossier = self.seal(&rehearsed, &identity, (before, after))?;
+        let dossier = self.seal(&media, &rehearsed, &identity, (before, after))?;
         let committing = Instant::now();
         let outcome = dossier.commit(&Hands {
             media: &media,
@@ -238,9 +252,11 @@ impl Attempt<'_> {
             now: now(),
             whole: self.plan.request.level != Level::Changed,
         });
+        let mut plan = self.plan.clone();
+        plan.set_orphans(rehearsed.orphans);
         Ok(Done {
             id: self.id,
-            plan: self.plan.clone(),
+            plan,
             ending: ending(outcome),
             delta_bytes: dossier.journal.delta_bytes(),
             journal_bytes: self
@@ -355,6 +371,7 @@ impl Attempt<'_> {
 
     fn seal(
         &self,
+        media: &HostMedia,
         rehearsed: &Rehearsed,
         identity: &str,
         manifests: (Manifest, Manifest),
@@ -365,8 +382,16 @@ impl Attempt<'_> {
         let superblock = driver.superblock();
         let superblock = Extent::new(start + superblock.start, superblock.len);
         let unit = self.unit_of(superblock);
-        let mut gate = read_vec(&*look.disk, unit.start, unit.len as usize)
-            .context("reading the superblock")?;
+        // What is to be undone is what the medium holds: a page of the disk's own cache may be older
+        // than what was written through the partition's node.
+        media
+            .settle()
+            .context("dropping the page cache of the target")?;
+        let target = media
+            .reader()
+            .context("opening the target past the page cache")?;
+        let mut gate =
+            read_vec(&target, unit.start, unit.len as usize).context("reading the superblock")?;
         let place =
             (superblock.start - unit.start) as usize..(superblock.end() - unit.start) as usize;
         let closed = driver
@@ -389,7 +414,7 @@ impl Attempt<'_> {
         let sealed = Dossier::seal(
             self.dir,
             &draft,
-            &*look.disk,
+            &target,
             &*rehearsed.after,
             manifests,
             self.options.report,
@@ -453,6 +478,7 @@ fn ending(outcome: Outcome) -> Ending {
     match outcome {
         Outcome::Applied => Ending::Applied,
         Outcome::RolledBack { cause } => Ending::RolledBack { cause },
+        Outcome::NotClosed { cause } => Ending::NotClosed { cause },
         Outcome::Stuck {
             cause,
             rollback,

@@ -54,6 +54,11 @@ pub fn make_plan(asked: &Asked, request: &Request, options: &Options<'_>) -> Res
     let mut refusals = look.refusals.clone();
     let part = look.window(partition).context("opening the partition")?;
     let direction = request.direction;
+    // What is in use may look damaged, for it changes while it is read.
+    let unreadable = |e| match look.refusals.is_empty() {
+        true => unreadable(e),
+        false => Stop::Refused(look.refusals.clone()),
+    };
     refusals.extend(
         volume
             .driver
@@ -90,6 +95,7 @@ pub fn make_plan(asked: &Asked, request: &Request, options: &Options<'_>) -> Res
         refusals,
         notices,
         state_free_bytes: state.free_bytes,
+        state_dir: crate::units::escape(&options.store.path().to_string_lossy()),
         image_free_bytes: free_beside(&look),
         read_rate: probe_rate(&look, &used),
         fingerprint: fingerprint(&look, partition)?,
@@ -174,7 +180,7 @@ fn odd_length(look: &Look, request: &Request) -> Option<Refusal> {
 
 /// A target with a gate, or with a hot journal here, is not planned for.
 fn refuse_hot(look: &Look, store: &Store) -> Result<(), Stop> {
-    let gate = look.file_system.as_ref().and_then(|v| v.observed.gate);
+    let gate = look.gate();
     let hot = store.hot_on(&look.identity())?;
     let id = hot.first().map(|e| e.id).or(gate);
     let Some(id) = id else { return Ok(()) };

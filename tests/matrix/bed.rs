@@ -27,6 +27,7 @@ pub struct Said {
     /// Its document.
     pub document: Value,
     /// Everything else.
+    #[allow(dead_code, reason = "a failure shows it")]
     pub notices: String,
 }
 

@@ -94,3 +94,26 @@ fn the_table_has_every_shape_and_every_place() {
         assert!(table.contains(place.name()));
     }
 }
+
+/// The smallest size is the resizer's to say, and it says less each time it is asked: a script that
+/// asks again must at least end.
+#[test]
+fn the_smallest_size_comes_to_an_end() {
+    if !host::is_root() {
+        return;
+    }
+    let dir = workspace();
+    let base = shape::make(dir.path(), &rows::PLAIN, 3);
+    let row = Row {
+        shape: rows::PLAIN,
+        place: rows::Place::Gpt,
+        sector: 512,
+    };
+    let bed = bed::Bed::make(dir.path(), row, &base);
+    let before = tree::Tree::read(&base, (0, 32 << 20), &dir.path().join("point"));
+    for n in 0..6 {
+        let said = bed.change("shrink", &["--to", "min"]);
+        eprintln!("{n}: {} {:?} {}", said.outcome(), said.codes(), said.document["result"]["plan"]["file_system_size"]);
+    }
+    let _ = before;
+}

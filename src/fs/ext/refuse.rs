@@ -9,6 +9,7 @@ use super::bytes::u32_at;
 use super::feature::{self, Feature, Features};
 use super::gate;
 use super::groups::{self, Groups, read_blocks};
+use super::replay;
 use super::superblock::{STATE_ERROR, STATE_VALID, Superblock};
 
 /// The features with which a resize is known to work.
@@ -99,7 +100,6 @@ pub fn refusals(
     found.extend(unknown(sb));
     found.extend(features(sb, direction));
     found.extend(state(sb));
-    found.extend(journal(sb));
     let larger = groups::larger_than(part, sb);
     // What lies in blocks can be looked at only where the format is known and the blocks exist.
     let readable = found.is_empty() && larger.is_none();
@@ -107,6 +107,7 @@ pub fn refusals(
     if readable {
         found.extend(mmp(part, sb)?);
         found.extend(bad_blocks(part, sb)?);
+        found.extend(journal(part)?);
     }
     Ok(found)
 }
@@ -203,24 +204,13 @@ fn state(sb: &Superblock) -> Option<Refusal> {
     })
 }
 
-/// Journals that e2fsck has been seen not to replay as the kernel does. With 1.47.0, fast commits of
-/// a kernel 6.18 end in `Invalid argument while recovering journal`, exit code 0 and a dropped
-/// journal; all files that were synced since the last full commit are gone. Of an orphan file it
-/// finds numbers that are none in what it has just cleared.
-fn journal(sb: &Superblock) -> Option<Refusal> {
-    let feature = [feature::FAST_COMMIT, feature::ORPHAN_PRESENT]
-        .into_iter()
-        .find(|&feature| sb.has(feature) && sb.has(feature::NEEDS_RECOVERY))?;
-    Some(Refusal::new(
-        "ext-journal-replay",
-        format!(
-            "its journal waits for replay, and it has the feature {}, which e2fsck does not \
-             replay reliably",
-            feature.name
-        ),
-        "mount it once and unmount it: the kernel replays its own journal. Do not run e2fsck \
-         before",
-    ))
+/// A journal that waits for replay must be one that can be followed.
+fn journal(part: &dyn DiskRead) -> Result<Option<Refusal>, FsError> {
+    match replay::waiting(part) {
+        Ok(_) => Ok(None),
+        Err(FsError::Unsupported(refusal)) => Ok(Some(refusal)),
+        Err(e) => Err(e),
+    }
 }
 
 fn mmp(part: &dyn DiskRead, sb: &Superblock) -> Result<Option<Refusal>, FsError> {

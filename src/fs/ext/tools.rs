@@ -178,90 +178,67 @@ pub fn known_faults(version: Version, job: &Job<'_>) -> Vec<Fault> {
         .collect()
 }
 
-/// Brings the file system on `file` to a state that can be resized: replays the journal where it
-/// must be, checks everything, and stamps the time of the check. Whatever would have to be
-/// repaired is an error.
+/// Brings the file system on `file` to a state that can be resized: checks everything, and stamps
+/// the time of the check. Whatever would have to be repaired is an error.
 ///
-/// The check is read-only where it can be: `e2fsck -p` also improves what it likes to (it indexes
+/// The check is read-only where it can be: `e2fsck -f -p` also improves what it likes to (it indexes
 /// large directories), and exits with 0. But resize2fs asks for a check that is younger than the
 /// last mount, and a read-only one leaves no stamp; so tune2fs sets it.
 ///
-/// Returns what the replay did that a person should know: files that it deletes.
-///
 /// # Errors
 /// [`ToolError`]; the findings are in its output.
-pub fn prepare(
-    file: &Path,
-    needs_replay: bool,
-    tools: &Tools<'_>,
-) -> Result<Vec<String>, ToolError> {
-    let path = file.as_os_str();
-    let told = match needs_replay {
-        true => replay(path, tools)?,
-        false => Vec::new(),
-    };
+pub fn prepare(file: &Path, tools: &Tools<'_>) -> Result<(), ToolError> {
     verify(file, tools)?;
-    tools
-        .run(TUNE2FS, &["-T".as_ref(), "now".as_ref(), path])?
-        .accept(&[0])?;
-    Ok(told)
+    let args = [OsStr::new("-T"), OsStr::new("now"), file.as_os_str()];
+    tools.run(TUNE2FS, &args)?.accept(&[0])?;
+    Ok(())
 }
 
-/// Replays the journal, and then what belongs to it. What it said of files that are deleted.
+/// Replays the journal and ends what was under way: files that were deleted while open, counts in
+/// the superblock that lagged behind. To put those right belongs to the replay, and e2fsck may exit
+/// with 1 for it.
 ///
-/// The exit code tells nothing: e2fsck 1.47.0 exits with 0 after `Invalid argument while recovering
-/// journal`, has dropped the journal then, and with it files that were on the disk for certain. So
-/// each line that it prints must be known.
-fn replay(path: &OsStr, tools: &Tools<'_>) -> Result<Vec<String>, ToolError> {
-    let args = ["-E", "journal_only", "-p"].map(OsStr::new);
-    let replayed = tools.run(E2FSCK, &[&args[..], &[path]].concat())?;
-    if !matches!(replayed.code, Some(0 | 1)) || !only_replay(&replayed) {
-        return Err(replayed.not_replayed());
+/// Without `-f`, so that it does this and no more. (`-E journal_only` would do less, but not the
+/// replay alone either: it ends orphans and leaves the counts.) The orphan file is the exception:
+/// e2fsck 1.47.0 empties it in a full check only.
+///
+/// # Errors
+/// [`ToolError`], also where more was put right than belongs to it.
+pub fn replay(file: &Path, has_orphan_file: bool, tools: &Tools<'_>) -> Result<(), ToolError> {
+    let preen = [OsStr::new("-p"), file.as_os_str()];
+    let force = [OsStr::new("-f"), preen[0], preen[1]];
+    let mut calls = vec![preen.as_slice()];
+    if has_orphan_file {
+        calls.push(&force);
     }
-    // The superblock of a file system that was in use lags behind, and files that were deleted
-    // while open wait for their end. To put that right belongs to the replay, and e2fsck exits
-    // with 1 for it. A second check must have nothing to do.
-    let check = [OsStr::new("-f"), OsStr::new("-p"), path];
-    let first = tools.run(E2FSCK, &check)?.accept(&[0, 1])?;
-    if first.code == Some(1) && !only_replay(&first) {
-        return Err(first.failed());
-    }
-    let mut told: Vec<String> = Vec::new();
-    for line in replayed.output.lines().chain(first.output.lines()) {
-        if let Some((_, what)) = line.split_once(": ")
-            && ORPHANS.iter().any(|text| what.starts_with(text))
-            && told.iter().all(|known| known != what)
-        {
-            told.push(what.into());
+    for args in calls {
+        let outcome = tools.run(E2FSCK, args)?.accept(&[0, 1])?;
+        if outcome.code == Some(1) && !only_replay(&outcome) {
+            return Err(outcome.failed());
         }
     }
-    Ok(told)
+    Ok(())
 }
 
-/// What e2fsck says of files that wait for their end.
-const ORPHANS: [&str; 2] = ["Clearing orphaned inode", "Truncating orphaned inode"];
-
-/// Whether e2fsck names nothing that is more than a replay and the rest of it.
+/// Whether e2fsck names nothing that is more than the rest of a replay.
 fn only_replay(outcome: &Outcome) -> bool {
-    const HARMLESS: [&str; 4] = [
+    const HARMLESS: [&str; 10] = [
+        ": recovering journal",
+        "Clearing orphaned inode",
+        "Truncating orphaned inode",
         "Setting free inodes count to",
         "Setting free blocks count to",
+        "Orphan file (inode",
+        "CLEARED.",
         "was not cleanly unmounted, check forced",
+        ": clean, ",
         "% non-contiguous), ",
     ];
-    let is_harmless = |line: &str| {
-        // `… while recovering journal of NAME` is what it says when it has failed.
-        line.ends_with(": recovering journal")
-            || HARMLESS
-                .iter()
-                .chain(&ORPHANS)
-                .any(|text| line.contains(text))
-    };
     outcome
         .output
         .lines()
         .filter(|line| !line.trim().is_empty())
-        .all(is_harmless)
+        .all(|line| HARMLESS.iter().any(|text| line.contains(text)))
 }
 
 /// Resizes the file system on `file` to `new_bytes`.

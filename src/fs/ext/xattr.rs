@@ -15,6 +15,8 @@ use super::inline;
 pub const MAGIC: u32 = 0xea02_0000;
 /// Bytes of `h_checksum` in a block of attributes: it covers the block's number.
 pub const BLOCK_CHECKSUM: Range<usize> = 16..20;
+/// Bytes of `h_refcount` in a block of attributes: how many inodes have it.
+const BLOCK_REFERENCES: Range<usize> = 4..8;
 const BLOCK_HEADER_BYTES: usize = 32;
 const ENTRY_BYTES: usize = 16;
 /// Where the number of the value's inode is in an entry.
@@ -114,6 +116,13 @@ pub fn parse(set: &[u8], place: Place) -> Result<Vec<Attribute>, XattrError> {
         at = name.end.next_multiple_of(4);
     }
     Ok(attributes)
+}
+
+/// Takes away how many inodes have this block of attributes.
+pub fn forget_references(block: &mut [u8]) {
+    if let Some(count) = block.get_mut(BLOCK_REFERENCES) {
+        count.fill(0);
+    }
 }
 
 /// How the attributes `after` differ from `before`, where they do. `renumber` gives the new number

@@ -27,6 +27,7 @@ use super::super::walk::inline_directory;
 use super::super::xattr::{self, Place};
 use super::content::{Pairs, Step, each_block_pair};
 use super::directory::{self, Verdict, damaged};
+use super::replayed::Ending;
 use super::{Comparison, Object};
 
 /// One inode in both states.
@@ -236,7 +237,7 @@ impl Comparison<'_> {
     }
 
     /// The fields, each after its rule; one difference for each code.
-    fn compare_fields(&mut self, pair: &Pair<'_>, names_renumbered: bool) {
+    pub fn compare_fields(&mut self, pair: &Pair<'_>, names_renumbered: bool) {
         let end = FIXED_BYTES + usize::from(pair.old.extra_bytes);
         let mut differing: Vec<&Field> = Vec::new();
         for field in FIELDS
@@ -289,7 +290,7 @@ impl Comparison<'_> {
     }
 
     /// Extended attributes, in the inode and in their block.
-    fn compare_attributes(&mut self, pair: &Pair<'_>) -> Result<(), FsError> {
+    pub fn compare_attributes(&mut self, pair: &Pair<'_>) -> Result<(), FsError> {
         let corrupt = |error| FsError::Corrupt(format!("inode {}: {error}", pair.numbers.0));
         let end = FIXED_BYTES + usize::from(pair.old.extra_bytes);
         let renumbering = &self.renumbering;
@@ -315,7 +316,13 @@ impl Comparison<'_> {
             (old, new) => {
                 self.check_place(pair.numbers.0, self.before, old)?;
                 self.check_place(pair.numbers.1, self.after, new)?;
-                let (a, b) = (self.before.block(old)?, self.after.block(new)?);
+                let (mut a, mut b) = (self.before.block(old)?, self.after.block(new)?);
+                if self.work.ending().is_some_and(Ending::deletes) {
+                    // One that had the same attributes may have been deleted.
+                    for set in [&mut a, &mut b] {
+                        xattr::forget_references(set);
+                    }
+                }
                 xattr::difference(&a, &b, Place::Block, &renumber, false).map_err(corrupt)?
             }
         };
