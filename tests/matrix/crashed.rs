@@ -101,7 +101,7 @@ fn told(row: Row, crashed: &Path, dir: &Path) {
     assert!(notices.contains("waits for replay"), "{notices}");
     let said = bed.holdfast(&[&["plan", "grow", "--rehearse"], &target[..]].concat());
     assert_eq!((said.outcome(), said.code), ("done", 0), "{said:#?}");
-    let deleted = said.notices.matches("Clearing orphaned inode").count();
+    let deleted = said.notices.matches("is deleted").count();
     assert_eq!(deleted, 12, "{}", said.notices);
     bed.assert_same(&keep);
 }
@@ -113,50 +113,47 @@ fn a_journal_is_replayed_first() {
     }
     travel(PLAIN, Place::Gpt);
     travel(shape_named("ext3"), Place::Bare);
+    travel(shape_named("ext4 orphan_file"), Place::Bare);
 }
 
-/// e2fsck 1.47.0 replays neither as the kernel does: it drops what was in the journal. It must not
-/// come to that, by whatever way it is asked for.
+/// e2fsck 1.47.0 says `Invalid argument while recovering journal`, exits with 0 and drops the fast
+/// commits of a newer kernel, and with them files that were synced. It must not come to that,
+/// whatever is asked for.
 #[test]
 fn a_journal_that_the_checker_would_drop_is_refused() {
     if !host::is_root() {
         return;
     }
-    for features in ["fast_commit", "orphan_file"] {
-        let dir = workspace();
-        let shape = Shape {
-            options: format!("-t ext4 -g 1024 -O {features}").leak(),
-            ..PLAIN
-        };
-        let base = shape::make(dir.path(), &shape, 7);
-        let crashed = crash(&base, dir.path());
-        let row = Row {
-            shape,
-            place: Place::Bare,
-            sector: 512,
-        };
-        let bed = Bed::make(dir.path(), row, &crashed);
-        let keep = dir.path().join("keep");
-        bed.keep(&keep);
-        for (which, size) in [("grow", "max"), ("shrink", "21MiB"), ("shrink", "min")] {
-            let said = bed.change(which, &["--to", size]);
-            assert_eq!((said.outcome(), said.code), ("refused", 3), "{said:#?}");
-            assert_eq!(said.codes(), ["ext-journal-replay"], "{said:#?}");
-            bed.assert_same(&keep);
-        }
-        let target = bed.target();
-        let said = bed.holdfast(&["check", &target[0]]);
-        assert_eq!(said.codes(), ["ext-journal-replay"], "{said:#?}");
-        // The way out that is named: the kernel replays it.
-        {
-            let device = Loop::attach(&bed.file, &[]);
-            drop(Mounted::on(&dir.path().join("point"), &device.node, "rw"));
-        }
-        let said = bed.change("grow", &["--to", "max"]);
-        assert_eq!((said.outcome(), said.code), ("done", 0), "{said:#?}");
-        let place = (0, shape.sizes.most << 20);
-        let after = Tree::read(&bed.file, place, &dir.path().join("point"));
-        let differences = replayed(&crashed, dir.path()).differences(&after, false);
-        assert!(differences.is_empty(), "{differences:#?}");
+    let dir = workspace();
+    let shape = shape_named("ext4 fast_commit");
+    let base = shape::make(dir.path(), &shape, 7);
+    let crashed = crash(&base, dir.path());
+    let row = Row {
+        shape,
+        place: Place::Bare,
+        sector: 512,
+    };
+    let bed = Bed::make(dir.path(), row, &crashed);
+    let keep = dir.path().join("keep");
+    bed.keep(&keep);
+    for (which, size) in [("grow", "max"), ("shrink", "21MiB"), ("shrink", "min")] {
+        let said = bed.change(which, &["--to", size]);
+        assert_eq!((said.outcome(), said.code), ("refused", 3), "{said:#?}");
+        assert_eq!(said.codes(), ["ext-fast-commit"], "{said:#?}");
+        bed.assert_same(&keep);
     }
+    let target = bed.target();
+    let said = bed.holdfast(&["check", &target[0]]);
+    assert_eq!(said.codes(), ["ext-fast-commit"], "{said:#?}");
+    // The way out that is named: the kernel replays it.
+    {
+        let device = Loop::attach(&bed.file, &[]);
+        drop(Mounted::on(&dir.path().join("point"), &device.node, "rw"));
+    }
+    let said = bed.change("grow", &["--to", "max"]);
+    assert_eq!((said.outcome(), said.code), ("done", 0), "{said:#?}");
+    let place = (0, shape.sizes.most << 20);
+    let after = Tree::read(&bed.file, place, &dir.path().join("point"));
+    let differences = replayed(&crashed, dir.path()).differences(&after, false);
+    assert!(differences.is_empty(), "{differences:#?}");
 }

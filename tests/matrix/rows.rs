@@ -153,11 +153,8 @@ pub const SHAPES: &[Shape] = &[
         4096,
         "-t ext4 -g 1024 -O ea_inode,large_dir,metadata_csum_seed",
     ),
-    shape(
-        "ext4 orphan_file fast_commit",
-        4096,
-        "-t ext4 -g 1024 -O orphan_file,fast_commit",
-    ),
+    shape("ext4 orphan_file", 4096, "-t ext4 -g 1024 -O orphan_file"),
+    shape("ext4 fast_commit", 4096, "-t ext4 -g 1024 -O fast_commit"),
     shape(
         "ext4 encrypt verity",
         4096,
