@@ -21,11 +21,16 @@ pub struct Journey<'a> {
 
 /// Goes through a row: a grow and a shrink, each with everything that follows from it.
 pub fn travel(row: Row, base: &Path, dir: &Path) {
+    let place = (0, row.shape.sizes.now * MIB);
+    let before = Tree::read(base, place, &dir.join("point"));
+    travel_from(row, base, dir, before);
+}
+
+/// The same, where something else than what is in `base` is to come out: its files are `before`.
+pub fn travel_from(row: Row, base: &Path, dir: &Path, before: Tree) {
     let mut bed = Bed::make(dir, row, base);
     let keep = dir.join("keep");
     bed.keep(&keep);
-    let place = (bed.start, row.shape.sizes.now * MIB);
-    let before = Tree::read(&bed.file, place, &dir.join("point"));
     assert!(before.len() > 900, "{} names", before.len());
     bed.open();
     let mut journey = Journey {
@@ -73,9 +78,18 @@ impl Journey<'_> {
             self.bed.assert_same(&self.keep);
             return;
         }
-        if let Expect::Refused(code) = expect {
-            assert_eq!((said.outcome(), said.code), ("refused", 3), "{said:?}");
-            assert!(said.codes().contains(&code), "{said:?}");
+        let not_done = match expect {
+            Expect::Done => None,
+            Expect::Refused(code) => Some(("refused", 3, code)),
+            Expect::Rejected(code) => Some(("rejected", 4, code)),
+        };
+        if let Some((outcome, exit_code, code)) = not_done {
+            assert_eq!(
+                (said.outcome(), said.code),
+                (outcome, exit_code),
+                "{said:#?}"
+            );
+            assert!(said.codes().contains(&code), "{said:#?}");
             self.bed.assert_same(&self.keep);
             return;
         }

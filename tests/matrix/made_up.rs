@@ -53,13 +53,10 @@ fn options(random: &mut Random, block: u32) -> String {
         chosen
     };
     let meta = maybe(random, 5, "meta_bg,^resize_inode");
-    let spread = !meta && maybe(random, 5, "sparse_super2");
-    if !meta && !spread && !maybe(random, 5, "^resize_inode") {
-        // Kept: room for the descriptors of a larger one.
+    if !meta {
+        maybe(random, 5, "^resize_inode");
     }
-    if !spread {
-        maybe(random, 8, "^sparse_super,^resize_inode");
-    }
+    maybe(random, 8, "^sparse_super,^resize_inode");
     maybe(random, 8, "^dir_index");
     maybe(random, 8, "^filetype");
     if kind == "ext4" {

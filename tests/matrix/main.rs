@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod bed;
+mod crashed;
 mod host;
 mod journey;
 mod made_up;
@@ -92,4 +93,38 @@ fn the_table_has_every_shape_and_every_place() {
     for place in rows::Place::ALL {
         assert!(table.contains(place.name()));
     }
+}
+
+/// The smallest size is the resizer's to say, and of a smaller file system it says a smaller one. A
+/// script that asks again must come to an end, and lose nothing on the way.
+#[test]
+fn the_smallest_size_comes_to_an_end() {
+    if !host::is_root() {
+        return;
+    }
+    let dir = workspace();
+    let base = shape::make(dir.path(), &rows::PLAIN, 3);
+    let row = Row {
+        shape: rows::PLAIN,
+        place: rows::Place::Gpt,
+        sector: 512,
+    };
+    let bed = bed::Bed::make(dir.path(), row, &base);
+    let point = dir.path().join("point");
+    let before = tree::Tree::read(&base, (0, rows::PLAIN.sizes.now << 20), &point);
+    let mut len = 0;
+    let runs = (0..6).take_while(|n| {
+        let said = bed.change("shrink", &["--to", "min"]);
+        assert_eq!(said.code, 0, "run {n}: {said:#?}");
+        if said.outcome() == "done" {
+            len = said.change("partition").1;
+        }
+        said.outcome() == "done"
+    });
+    let runs = runs.count();
+    assert!((1..6).contains(&runs), "{runs} runs, and no end");
+    let after = tree::Tree::read(&bed.file, (bed.start, len), &point);
+    let differences = before.differences(&after, true);
+    assert!(differences.is_empty(), "{differences:#?}");
+    bed.assert_table();
 }

@@ -8,8 +8,10 @@ pub enum Expect {
     Done,
     /// It is refused, with this code.
     Refused(&'static str),
+    /// The rehearsal finds out that it cannot be done well, and says so with this code.
+    Rejected(&'static str),
 }
-use Expect::{Done, Refused};
+use Expect::{Done, Refused, Rejected};
 
 /// A shape of file system.
 #[derive(Clone, Copy, Debug)]
@@ -92,8 +94,10 @@ const fn only_grows(shape: Shape, code: &'static str) -> Shape {
 }
 
 const fn refused(shape: Shape, code: &'static str) -> Shape {
-    let _ = code;
-    shape
+    Shape {
+        grow: Refused(code),
+        ..only_grows(shape, code)
+    }
 }
 
 /// The ordinary file system, which is tried in every place.
@@ -149,11 +153,8 @@ pub const SHAPES: &[Shape] = &[
         4096,
         "-t ext4 -g 1024 -O ea_inode,large_dir,metadata_csum_seed",
     ),
-    shape(
-        "ext4 orphan_file fast_commit",
-        4096,
-        "-t ext4 -g 1024 -O orphan_file,fast_commit",
-    ),
+    shape("ext4 orphan_file", 4096, "-t ext4 -g 1024 -O orphan_file"),
+    shape("ext4 fast_commit", 4096, "-t ext4 -g 1024 -O fast_commit"),
     shape(
         "ext4 encrypt verity",
         4096,
@@ -161,6 +162,8 @@ pub const SHAPES: &[Shape] = &[
     ),
     Shape {
         added: "quota,project",
+        // resize2fs does not count what the maps of moved files take more, and e2fsck says so.
+        shrink: Rejected("result-not-clean"),
         ..shape("ext4 quota project", 4096, "-t ext4 -g 1024")
     },
     only_grows(
@@ -171,17 +174,11 @@ pub const SHAPES: &[Shape] = &[
         ),
         "ext-stable-inodes",
     ),
-    refused(
-        shape("ext4 meta_bg", 1024, "-t ext4 -O meta_bg,^resize_inode"),
-        "ext-meta-bg",
-    ),
-    refused(
-        shape(
-            "ext2 meta_bg",
-            4096,
-            "-t ext2 -g 1024 -O meta_bg,^resize_inode",
-        ),
-        "ext-meta-bg",
+    shape("ext4 meta_bg", 1024, "-t ext4 -O meta_bg,^resize_inode"),
+    shape(
+        "ext2 meta_bg",
+        4096,
+        "-t ext2 -g 1024 -O meta_bg,^resize_inode",
     ),
     refused(
         shape("ext4 sparse_super2", 1024, "-t ext4 -O sparse_super2"),
@@ -195,17 +192,11 @@ pub const SHAPES: &[Shape] = &[
         ),
         "ext-sparse-super2",
     ),
-    refused(
-        shape("ext4 inline_data", 4096, "-t ext4 -g 1024 -O inline_data"),
-        "ext-inline-data",
-    ),
-    refused(
-        shape(
-            "ext4 inline_data, 1024-byte inodes",
-            2048,
-            "-t ext4 -g 2048 -I 1024 -N 2200 -O inline_data",
-        ),
-        "ext-inline-data",
+    shape("ext4 inline_data", 4096, "-t ext4 -g 1024 -O inline_data"),
+    shape(
+        "ext4 inline_data, 1024-byte inodes",
+        2048,
+        "-t ext4 -g 2048 -I 1024 -N 2200 -O inline_data",
     ),
     refused(
         clusters(
@@ -359,6 +350,7 @@ pub fn table() -> String {
     let word = |expect: Expect| match expect {
         Done => "done".to_string(),
         Refused(code) => format!("refused: `{code}`"),
+        Rejected(code) => format!("rejected: `{code}`"),
     };
     let mut text = String::from(
         "| file system | blocks | target | sectors | grow | shrink |\n|---|---|---|---|---|---|\n",

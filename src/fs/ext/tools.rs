@@ -217,8 +217,8 @@ pub fn replay(file: &Path, has_orphan_file: bool, tools: &Tools<'_>) -> Result<(
 
 /// Whether e2fsck names nothing that is more than the rest of a replay.
 fn only_replay(outcome: &Outcome) -> bool {
-    const HARMLESS: [&str; 10] = [
-        "recovering journal",
+    const HARMLESS: [&str; 11] = [
+        ": recovering journal",
         "Clearing orphaned inode",
         "Truncating orphaned inode",
         "Setting free inodes count to",
@@ -226,6 +226,8 @@ fn only_replay(outcome: &Outcome) -> bool {
         "Orphan file (inode",
         "CLEARED.",
         "was not cleanly unmounted, check forced",
+        // `orphan_present` is in the primary one alone.
+        "primary superblock features different from backup, check forced",
         ": clean, ",
         "% non-contiguous), ",
     ];
