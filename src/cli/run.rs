@@ -280,7 +280,7 @@ fn run_check(args: &TargetArgs, options: &Options<'_>) -> Result<Answer, Stop> {
     let mut answer = match found.is_empty() {
         true => Answer::new(
             Outcome::Done,
-            format!("{text}\nhealthy, and nothing is in the way of a change\n"),
+            format!("{text}\nnothing is wrong with it, or in the way of a change\n"),
         ),
         false => Answer {
             text,
