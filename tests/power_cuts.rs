@@ -92,6 +92,10 @@ impl Scene {
             (None, None)
         };
         [4, 5, 7].into_iter().for_each(&mut change);
+        if new > old {
+            // A block beyond the old end.
+            change(units - 2);
+        }
         let used = |units: &[u64]| {
             units
                 .iter()
@@ -121,13 +125,13 @@ impl Scene {
             Scene::new(CLOSE, true, true, units(10), units(10)),
             Scene::new("bare", true, false, units(9), units(9)),
             Scene::new("bare without a checksum", false, false, units(9), units(9)),
-            Scene::new("an image that grows", true, true, units(10), units(12)),
+            Scene::new("an image that grows", true, true, units(10), units(14)),
             Scene::new(
                 "an image of odd length that grows",
                 false,
                 true,
                 units(10) + 512,
-                units(12),
+                units(14),
             ),
         ]
     }
@@ -182,11 +186,14 @@ impl Scene {
     }
 
     fn delta(&self) -> ExtentMap {
+        // What lies beyond the old end reads as zero.
+        let mut before = self.before.to_vec();
+        before.resize(self.after.len(), 0);
         Extent::new(0, self.after.len() as u64)
             .split(UNIT)
             .filter(|e| {
-                let old = self.before.get(e.start as usize..e.end() as usize);
-                old != Some(&self.after[e.start as usize..e.end() as usize])
+                let range = e.start as usize..e.end() as usize;
+                before[range.clone()] != self.after[range]
             })
             .collect()
     }

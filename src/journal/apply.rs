@@ -265,6 +265,9 @@ impl Journal {
                 .saturating_sub(record.extent.start)
                 .min(record.extent.len);
             content.truncate(room as usize);
+            if content.is_empty() {
+                continue;
+            }
             disk.write_at(record.extent.start, &content)
                 .map_err(halt("writing to the target"))?;
             any = true;

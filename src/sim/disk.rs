@@ -82,7 +82,7 @@ impl Disk for SimDisk {
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let mut state = self.machine.state();
         let end = offset + data.len() as u64;
-        if !state.media[self.index].may_grow {
+        if !state.media[self.index].appends {
             check_range(state.media[self.index].view_len, offset, data.len())?;
         }
         let verdict = state.count(Some(self.index))?;
@@ -183,9 +183,7 @@ impl Dir for SimDir {
                 name.to_string(),
             ));
         }
-        let file = self
-            .machine
-            .add_disk(Arc::new(Vec::new()), true, SECTOR as u32);
+        let file = self.machine.add_file();
         self.change(|names| {
             names.insert(name.into(), file.index);
         })?;

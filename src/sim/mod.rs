@@ -120,7 +120,10 @@ pub(crate) struct Medium {
     pending: Vec<(u64, Box<Sector>)>,
     view: HashMap<u64, Box<Sector>>,
     view_len: u64,
+    /// Its length can be set.
     may_grow: bool,
+    /// A write beyond its end extends it.
+    appends: bool,
     sector_bytes: u32,
     broken: bool,
 }
@@ -136,6 +139,7 @@ impl Medium {
             view: HashMap::new(),
             view_len: len,
             may_grow,
+            appends: false,
             sector_bytes,
             broken: false,
         }
@@ -340,7 +344,14 @@ impl Machine {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a disk that holds `content`. `may_grow`: it is an image file.
+    /// An empty file of a directory, which grows as it is written.
+    fn add_file(&self) -> SimDisk {
+        let file = self.add_disk(Arc::new(Vec::new()), true, SECTOR as u32);
+        self.state().media[file.index()].appends = true;
+        file
+    }
+
+    /// Adds a disk that holds `content`. `may_grow`: it is an image file, whose length can be set.
     pub fn add_disk(&self, content: Arc<Vec<u8>>, may_grow: bool, sector_bytes: u32) -> SimDisk {
         let mut state = self.state();
         state
