@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use holdfast::disk::{DiskRead, Geometry, MemoryDisk, read_vec};
 use holdfast::export::How;
 use holdfast::extent::Extent;
-use holdfast::fs::ext::tools::{Version, minimum, prepare, resize, verify, version};
+use holdfast::fs::ext::tools::{Version, minimum, prepare, replay, resize, verify, version};
 use holdfast::fs::tool::{ToolError, Tools};
 use holdfast::overlay::{Overlay, differing};
 use holdfast::report::Quiet;
@@ -32,7 +32,7 @@ fn rehearse(bench: &Bench, image: &Path, old: u64, new: u64, how: How) -> Arc<Ov
     let wired = Wired(&export);
     let tools = Tools::new(&wired).with_logs(&bench.logs());
     assert!(version(&tools).unwrap() > Version(1, 43, 0));
-    prepare(export.path(), false, &tools).unwrap();
+    prepare(export.path(), &tools).unwrap();
     let least = minimum(export.path(), 4096, &tools).unwrap();
     assert!(least > MIB && least < 96 * MIB, "{least}");
     resize(export.path(), new, &tools).unwrap();
@@ -177,7 +177,11 @@ fn a_journal_is_replayed_and_damage_is_not_repaired() {
         let export = bench.export(overlay, How::Fuse);
         let wired = Wired(&export);
         let tools = Tools::new(&wired);
-        match prepare(export.path(), dirty, &tools) {
+        let replayed = match dirty {
+            true => replay(export.path(), false, &tools),
+            false => Ok(()),
+        };
+        match replayed.and_then(|()| prepare(export.path(), &tools)) {
             Ok(()) => assert!(!damaged),
             Err(ToolError::Failed { output_tail, .. }) => {
                 assert!(damaged, "dirty: {dirty}: {output_tail}");

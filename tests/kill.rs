@@ -6,6 +6,7 @@
 //! Needs root, strace, e2fsprogs and util-linux. `HOLDFAST_LONG=1` tries every point in every way.
 
 // A test stops at the first surprise.
+#![allow(clippy::type_complexity)]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
@@ -17,7 +18,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use common::loopdev::Loop;
+use common::attached::Loop;
 use holdfast::disk::{Dir, DiskRead, HostDir};
 use holdfast::fs::{GateState, driver};
 use holdfast::journal::{Journal, JournalError, Side, Step};

@@ -17,7 +17,7 @@ use holdfast::journal::{
     Closed, Draft, JournalError, JournalState, Media, Outcome, RecoverError, Recovered, Side, View,
 };
 use holdfast::report::{Quiet, Report, Unit};
-use holdfast::sim::{Fault, Machine, Rng, Script, SimDir, SimDisk, Survival};
+use holdfast::sim::{Fault, Length, Machine, Rng, Script, SimDir, SimDisk, Survival};
 use holdfast::snapshot::Manifest;
 use holdfast::transaction::dossier::{Dossier, Hands};
 
@@ -93,8 +93,8 @@ impl Scene {
         };
         [4, 5, 7].into_iter().for_each(&mut change);
         if new > old {
-            // A block beyond the old end.
-            change(units - 2);
+            // A block of the file system behind the old end.
+            change(old.div_ceil(UNIT) + 1);
         }
         let used = |units: &[u64]| {
             units
@@ -125,7 +125,7 @@ impl Scene {
             Scene::new(CLOSE, true, true, units(10), units(10)),
             Scene::new("bare", true, false, units(9), units(9)),
             Scene::new("bare without a checksum", false, false, units(9), units(9)),
-            Scene::new("an image that grows", true, true, units(10), units(14)),
+            Scene::new("an image that grows", true, true, units(10), units(13)),
             Scene::new(
                 "an image of odd length that grows",
                 false,
@@ -138,7 +138,12 @@ impl Scene {
 
     fn machine(&self) -> (Machine, SimDisk, SimDir) {
         let machine = Machine::new();
-        let disk = machine.add_disk(self.before.clone(), self.is_file, 512);
+        let length = if self.is_file {
+            Length::Settable
+        } else {
+            Length::Fixed
+        };
+        let disk = machine.add_disk(self.before.clone(), length, 512);
         let dir = machine.add_dir();
         (machine, disk, dir)
     }
@@ -186,9 +191,8 @@ impl Scene {
     }
 
     fn delta(&self) -> ExtentMap {
-        // What lies beyond the old end reads as zero.
         let mut before = self.before.to_vec();
-        before.resize(self.after.len(), 0);
+        before.resize(self.after.len().max(before.len()), 0);
         Extent::new(0, self.after.len() as u64)
             .split(UNIT)
             .filter(|e| {
@@ -851,14 +855,14 @@ fn p3_bytes_behind_the_end_are_not_cut_off() {
     let scene = &Scene::all()[0];
     let machine = Machine::new();
     let (disk, dir) = (
-        machine.add_disk(scene.before.clone(), true, 512),
+        machine.add_disk(scene.before.clone(), Length::Settable, 512),
         machine.add_dir(),
     );
     scene.commit(&disk, &dir);
     let operations = machine.operations();
     let machine = Machine::new();
     let (disk, dir) = (
-        machine.add_disk(scene.before.clone(), true, 512),
+        machine.add_disk(scene.before.clone(), Length::Settable, 512),
         machine.add_dir(),
     );
     machine.follow(cut(operations - 6));

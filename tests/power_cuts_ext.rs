@@ -26,7 +26,7 @@ use holdfast::journal::{
     Closed, Draft, Journal, JournalError, JournalState, Media, Recovered, Side, Step, View,
 };
 use holdfast::report::Quiet;
-use holdfast::sim::{Machine, Rng, Script, SimDir, SimDisk, Survival};
+use holdfast::sim::{Length, Machine, Rng, Script, SimDir, SimDisk, Survival};
 use holdfast::snapshot::Manifest;
 use holdfast::transaction::dossier::{Dossier, Hands};
 
@@ -190,8 +190,11 @@ impl Scene {
 
     fn machine(&self) -> (Machine, SimDisk, SimDir) {
         let machine = Machine::new();
-        let may_grow = self.before.len() != self.after.len();
-        let disk = machine.add_disk(self.before.clone(), may_grow, self.sector as u32);
+        let length = match self.before.len() == self.after.len() {
+            true => Length::Fixed,
+            false => Length::Settable,
+        };
+        let disk = machine.add_disk(self.before.clone(), length, self.sector as u32);
         let dir = machine.add_dir();
         (machine, disk, dir)
     }

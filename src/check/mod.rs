@@ -197,6 +197,20 @@ pub fn only_prepared(driver: &dyn Driver, states: &States<'_>) -> Result<Vec<Ref
     Ok(found.into_iter().map(rejection).collect())
 }
 
+/// The preparation of a file system whose journal waited for replay has changed nothing but what
+/// the replay ends.
+///
+/// # Errors
+/// [`FsError`] where it could not be checked.
+pub fn only_replayed(
+    driver: &dyn Driver,
+    states: &States<'_>,
+    report: &dyn Report,
+) -> Result<Vec<Refusal>, FsError> {
+    let found = driver.only_replayed(states.before, states.after, states.changed, NAMED, report)?;
+    Ok(found.into_iter().map(rejection).collect())
+}
+
 fn rejection(difference: Difference) -> Refusal {
     reject(
         &difference.code,

@@ -18,10 +18,10 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::disk::DiskRead;
+use crate::disk::{Disk, DiskRead};
 use crate::extent::{Extent, ExtentMap};
 use crate::report::{Refusal, Report};
-use crate::units::escape;
+use crate::units::{Bytes, escape};
 
 /// What a driver read from a superblock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -145,6 +145,28 @@ pub struct Difference {
     pub detail: String,
 }
 
+/// A file whose deletion, or the cutting off of a part of it, was under way when the journal
+/// stopped. The replay ends it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Orphan {
+    /// Its path, escaped, or `inode 12` where it has no name any more.
+    pub object: String,
+    /// Its size.
+    pub size_bytes: u64,
+    /// Its names: 0 for one that is deleted, more for one that is cut to its size.
+    pub links: u32,
+}
+
+impl fmt::Display for Orphan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let size = Bytes(self.size_bytes);
+        match self.links {
+            0 => write!(f, "{} ({size}) is deleted", self.object),
+            _ => write!(f, "{} is cut to {size}", self.object),
+        }
+    }
+}
+
 /// Why a driver could not answer.
 #[derive(Debug, Error)]
 pub enum FsError {
@@ -210,6 +232,35 @@ pub trait Driver: Send + Sync {
     /// What the bytes of [`Driver::superblock`] say. Never fails: unreadable is
     /// [`GateState::Invalid`].
     fn gate(&self, superblock: &[u8]) -> GateState;
+
+    /// Replays the journal of the file system on `part`, which lies on an overlay, by this driver's
+    /// own reading of it, and nothing else: the state that the tools' replay is measured by.
+    ///
+    /// # Errors
+    /// [`FsError::Unsupported`] where the journal cannot be replayed, or what it holds cannot be
+    /// known.
+    fn replay(&self, part: &dyn Disk) -> Result<(), FsError>;
+
+    /// The files whose end the tools will bring about, once the journal was replayed.
+    ///
+    /// # Errors
+    /// As [`Driver::probe`].
+    fn orphans(&self, part: &dyn DiskRead) -> Result<Vec<Orphan>, FsError>;
+
+    /// What [`Driver::prepare`] made of a journal that was to be replayed, against what
+    /// [`Driver::replay`] made of it. It must be nothing but the end of the orphans and the
+    /// stamps of a check. At most `limit` differences.
+    ///
+    /// # Errors
+    /// Where either cannot be read.
+    fn only_replayed(
+        &self,
+        before: &dyn DiskRead,
+        after: &dyn DiskRead,
+        changed: &ExtentMap,
+        limit: usize,
+        report: &dyn Report,
+    ) -> Result<Vec<Difference>, FsError>;
 
     /// Runs the tools that bring the file system on `file` to a state that can be resized: journal
     /// replay, full check. Nothing may be repaired beyond that.

@@ -265,11 +265,10 @@ impl Journal {
                 .saturating_sub(record.extent.start)
                 .min(record.extent.len);
             content.truncate(room as usize);
-            if content.is_empty() {
-                continue;
+            if !content.is_empty() {
+                disk.write_at(record.extent.start, &content)
+                    .map_err(halt("writing to the target"))?;
             }
-            disk.write_at(record.extent.start, &content)
-                .map_err(halt("writing to the target"))?;
             any = true;
             *done += record.extent.len;
             work.report.progress(*done);

@@ -22,7 +22,7 @@ pub use place::Placement;
 pub use request::{Level, Request, To};
 
 use crate::extent::{Extent, ExtentMap};
-use crate::fs::{Bounds, Observed};
+use crate::fs::{Bounds, Observed, Orphan};
 use crate::report::Refusal;
 use crate::table::Gpt;
 use crate::units::Bytes;
@@ -56,6 +56,8 @@ pub struct Facts<'a> {
     pub notices: Vec<String>,
     /// Free bytes where the journal will lie.
     pub state_free_bytes: u64,
+    /// Where that is, for messages.
+    pub state_dir: String,
     /// Free bytes where an image lies that is to grow.
     pub image_free_bytes: Option<u64>,
     /// Bytes a second that a short probe read, past the caches.
@@ -146,6 +148,9 @@ pub struct Plan {
     pub checks: Vec<(String, String)>,
     /// What a person should know.
     pub notices: Vec<String>,
+    /// The files that the replay of the journal ends. Known after a rehearsal.
+    #[serde(default)]
+    pub orphans: Vec<Orphan>,
     /// Space and time.
     pub estimate: Estimate,
     /// Hash of all that the plan relied on.
@@ -173,6 +178,42 @@ impl Plan {
     pub fn partition_after(&self) -> Extent {
         Extent::new(self.partition_start, self.partition.new)
     }
+
+    /// Adds what a rehearsal found that the replay of the journal ends.
+    pub fn set_orphans(&mut self, orphans: Vec<Orphan>) {
+        self.orphans = orphans;
+        let Some(step) = self.steps.iter_mut().find(|step| step.name == REPLAY) else {
+            return;
+        };
+        step.what = replay_step(&self.file_system);
+        let named: Vec<String> = self
+            .orphans
+            .iter()
+            .take(NAMED)
+            .map(Orphan::to_string)
+            .collect();
+        if named.is_empty() {
+            return;
+        }
+        step.what.push_str(&format!(
+            "; this ends what was under way: {}",
+            named.join(", ")
+        ));
+        let rest = self.orphans.len() - named.len();
+        if rest > 0 {
+            step.what.push_str(&format!(", and {rest} more"));
+        }
+    }
+}
+
+/// The step's name.
+const REPLAY: &str = "replay";
+
+/// Orphans that a step names; the others are counted.
+const NAMED: usize = 8;
+
+fn replay_step(file_system: &str) -> String {
+    format!("replay the journal of the {file_system}, on the overlay")
 }
 
 /// Makes a plan.
@@ -190,6 +231,7 @@ pub fn plan(request: &Request, facts: &Facts<'_>) -> Verdict {
         return Verdict::Refused(refusals);
     };
     let estimate = estimate(&placement, facts);
+    say_downtime(&mut refusals, &estimate);
     refusals.extend(space(&placement, facts, &estimate));
     if !refusals.is_empty() {
         return Verdict::Refused(refusals);
@@ -222,6 +264,7 @@ pub fn plan(request: &Request, facts: &Facts<'_>) -> Verdict {
         steps: steps(&placement, facts),
         checks: checks(facts),
         notices,
+        orphans: Vec::new(),
         estimate,
         fingerprint: facts.fingerprint.clone(),
     }))
@@ -230,9 +273,31 @@ pub fn plan(request: &Request, facts: &Facts<'_>) -> Verdict {
 /// A refusal that stands against a change, but not against finding that none is needed: a script
 /// that runs a second time must hear `no-change` although the volume is mounted again.
 fn harmless_without_change(refusal: &Refusal) -> bool {
-    ["mounted", "swap-active", "held"]
-        .iter()
-        .any(|code| refusal.code == *code)
+    [
+        "mounted",
+        "swap",
+        "held",
+        "held-by-loop",
+        "held-by-emulator",
+    ]
+    .iter()
+    .any(|code| refusal.code == *code)
+}
+
+/// Who must take a volume away from its users wants to know for how long.
+fn say_downtime(refusals: &mut [Refusal], estimate: &Estimate) {
+    let Some(seconds) = estimate.seconds else {
+        return;
+    };
+    for refusal in refusals.iter_mut().filter(|r| r.code == "mounted") {
+        let about = match seconds {
+            0..=119 => format!("{seconds} seconds"),
+            _ => format!("{} minutes", seconds.div_ceil(60)),
+        };
+        refusal.message.push_str(&format!(
+            " The change would keep it away for about {about}."
+        ));
+    }
 }
 
 fn estimate(placement: &Placement, facts: &Facts<'_>) -> Estimate {
@@ -261,8 +326,9 @@ fn space(placement: &Placement, facts: &Facts<'_>, estimate: &Estimate) -> Vec<R
         refusals.push(Refusal::new(
             "no-journal-space",
             format!(
-                "the journal and the overlay need about {}, and the state directory has {} free",
+                "the journal and the overlay need about {}, and the state directory {} has {} free",
                 Bytes(estimate.state_bytes),
+                facts.state_dir,
                 Bytes(facts.state_free_bytes)
             ),
             "free some space there, or name a directory on another file system with --state-dir",
@@ -304,11 +370,7 @@ fn steps(placement: &Placement, facts: &Facts<'_>) -> Vec<PlanStep> {
         false,
     )];
     if facts.file_system.needs_replay {
-        steps.push(step(
-            "replay",
-            format!("replay the journal of the {fs}, on the overlay"),
-            false,
-        ));
+        steps.push(step(REPLAY, replay_step(fs), false));
     }
     steps.push(step(
         "check",
@@ -337,7 +399,7 @@ fn steps(placement: &Placement, facts: &Facts<'_>) -> Vec<PlanStep> {
     ));
     steps.push(step(
         "journal",
-        "write old and new content of all that differs to the journal".into(),
+        "write old and new content of what differs to the journal".into(),
         false,
     ));
     if placement.disk_bytes > facts.disk_bytes {

@@ -108,7 +108,13 @@ impl Look {
         if look.disk.len_bytes() == 0 {
             look.refuse(
                 "empty-target",
-                format!("{} has no bytes at all", look.shown),
+                match look.disk.tail_bytes() {
+                    0 => format!("{} has no bytes at all", look.shown),
+                    few => format!(
+                        "{} has {few} bytes, which is less than one sector",
+                        look.shown
+                    ),
+                },
                 "name another target",
             );
             return Ok(look);
@@ -141,7 +147,15 @@ impl Look {
 
     /// Decides which partition is meant.
     fn choose(&mut self, typed: Option<u32>, named: Option<u32>) -> Result<()> {
-        self.refusals.extend(self.table.refusals());
+        let on_this = |refusal: Refusal| match plain_word(&self.path) {
+            Some(path) => Refusal {
+                hint: refusal.hint.replace("DISK", path),
+                ..refusal
+            },
+            None => refusal,
+        };
+        let found: Vec<Refusal> = self.table.refusals().into_iter().map(on_this).collect();
+        self.refusals.extend(found);
         let gpt = match &self.table {
             Found::Gpt(gpt) => gpt.clone(),
             Found::None { notes } => {
@@ -340,7 +354,10 @@ impl Look {
             self.refuse(
                 "kernel-table-differs",
                 message,
-                "make the kernel read the table again: `partx -u DISK`",
+                format!(
+                    "make the kernel read the table again: `partx -u {}`",
+                    escape(&device.node.to_string_lossy())
+                ),
             );
         }
         let (number, node) = match &self.node {
@@ -501,4 +518,10 @@ pub fn probe(part: &dyn DiskRead) -> Result<Option<Volume>, FsError> {
         }
     }
     Ok(None)
+}
+
+/// The path, where a shell takes it as it is.
+fn plain_word(path: &Path) -> Option<&str> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"/._-:+=,".contains(&b);
+    path.to_str().filter(|word| word.bytes().all(plain))
 }

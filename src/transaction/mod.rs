@@ -1,6 +1,6 @@
 //! The use cases: knows everything in the layers below, and owns the transaction directory.
 //!
-//! [`look::Look`] surveys, [`planning`] plans, [`change`] carries out, [`rehearse`] works on the overlay,
+//! [`look::Look`] surveys, [`planning`] plans, [`change`] carries out, [`prepare`] and [`rehearse`] work on overlays,
 //! [`dossier`] seals and commits, [`undo`] recovers and rolls back, [`store`] keeps them all.
 //!
 //! 1. No writable descriptor of the target exists before the journal is sealed: a rehearsal has
@@ -14,6 +14,7 @@ pub mod look;
 pub mod manifest;
 pub mod media;
 pub mod planning;
+pub mod prepare;
 pub mod rehearse;
 pub mod stop;
 pub mod store;

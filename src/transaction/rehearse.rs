@@ -1,7 +1,7 @@
 //! The rehearsal: the whole change on a copy-on-write overlay, and the judgement of its result.
 //!
-//! Two overlays lie on each other. On the lower one the file system is prepared (journal replay,
-//! full check); it is then frozen, and is what every file is compared with. On the upper one the
+//! Two overlays lie on each other. On the lower one the file system is prepared ([`super::prepare`]:
+//! journal replay, full check); it is then frozen, and is what every file is compared with. On the upper one the
 //! table is edited and the file system resized; it is frozen before it is judged, and it is what
 //! the commit reads. The target itself is open for reading only.
 
@@ -15,17 +15,18 @@ use std::time::Duration;
 
 use anyhow::Context;
 
-use super::look::{Look, Volume};
+use super::look::Look;
 use super::stop::Stop;
 use crate::check::{self, States};
 use crate::disk::{Disk, DiskRead, Window};
 use crate::export::{Export, How, Setup};
 use crate::extent::{Extent, ExtentMap};
 use crate::fs::tool::{Launch, ToolError, Tools};
-use crate::fs::{Driver, FsError, Observed};
+use crate::fs::{Driver, FsError, Observed, Orphan};
 use crate::overlay::{Overlay, differing};
 use crate::plan::Plan;
 use crate::report::{Refusal, Report, Unit, checkpoint};
+use crate::units::Bytes;
 
 /// Where overlays are made and tools run.
 pub struct Bench<'a> {
@@ -65,6 +66,8 @@ pub struct Rehearsed {
     pub used: ExtentMap,
     /// Whether the tools worked through FUSE.
     pub through_fuse: bool,
+    /// The files that the replay of the journal ended.
+    pub orphans: Vec<Orphan>,
 }
 
 /// A room of an export as a place to start tools.
@@ -90,7 +93,7 @@ fn moved(map: &ExtentMap, start: u64) -> ExtentMap {
 }
 
 /// The part of `map` inside `part`, from the start of the part.
-fn inside(map: &ExtentMap, part: Extent) -> ExtentMap {
+pub(super) fn inside(map: &ExtentMap, part: Extent) -> ExtentMap {
     map.within(part)
         .map(|e| Extent::new(e.start - part.start, e.len))
         .collect()
@@ -98,7 +101,7 @@ fn inside(map: &ExtentMap, part: Extent) -> ExtentMap {
 
 impl Bench<'_> {
     /// An overlay with a nameless spill file: it is gone when the last descriptor is.
-    fn overlay(
+    pub(super) fn overlay(
         &self,
         base: Arc<dyn DiskRead>,
         len_bytes: u64,
@@ -120,7 +123,7 @@ impl Bench<'_> {
     }
 
     /// Exports a partition of an overlay, lets `work` run tools on it, drains and freezes it.
-    fn with_export(
+    pub(super) fn with_export(
         &self,
         overlay: &Arc<Overlay>,
         partition: Extent,
@@ -149,62 +152,26 @@ impl Bench<'_> {
         };
         let drained = export.finish();
         overlay.freeze();
-        outcome?;
-        // P7: a tool may well exit with 0 after an error that it did not care about.
-        let broken = |what: String| {
-            Stop::rejected(
-                "io-error",
-                what,
-                "the disk or the state directory failed; look at the kernel log",
-            )
+        // P7: a tool may well exit with 0 after an error that it did not care about. One that
+        // did care failed because of it, so this is named first.
+        let lost = match (&outcome, &drained) {
+            (Ok(()) | Err(Stop::Failed(_)), Err(e)) => {
+                Some(format!("what the tools wrote was not kept whole: {e}"))
+            }
+            _ => None,
         };
-        if let Some(e) = overlay.base_error() {
-            return Err(broken(format!(
-                "the target could not be read during the rehearsal: {e}"
-            )));
+        let failed = failure_of(overlay).or(lost);
+        match (failed, outcome) {
+            (Some(_), Err(Stop::Interrupted)) => Err(Stop::Interrupted),
+            (Some(what), outcome) => {
+                let mut found = vec![broken(what)];
+                if let Err(Stop::Rejected { refusals: more, .. } | Stop::Refused(more)) = outcome {
+                    found.extend(more);
+                }
+                Err(Stop::rejected_all(found))
+            }
+            (None, outcome) => outcome.map(|()| through_fuse),
         }
-        if let Some(e) = overlay.spill_error() {
-            return Err(broken(format!("the overlay could not be written: {e}")));
-        }
-        drained.map_err(|e| broken(format!("what the tools wrote was not kept whole: {e}")))?;
-        Ok(through_fuse)
-    }
-
-    /// Lets the file system's own checker look at it, on an overlay.
-    ///
-    /// # Errors
-    /// [`Stop::Refused`] with what it found. The target is untouched.
-    pub fn health(&self, volume: &Volume, partition: Extent) -> Result<(), Stop> {
-        self.report
-            .phase("checking the file system", None, Unit::Items);
-        let base: Arc<dyn DiskRead> = self.look.disk.clone();
-        let overlay = self.overlay(base, self.look.disk.len_bytes(), "health.spill")?;
-        self.with_export(&overlay, partition, |file, tools| {
-            let prepared = volume.driver.prepare(file, &volume.observed, tools);
-            prepared.map_err(|e| refused_by_tool(e, "damaged-file-system"))
-        })?;
-        Ok(())
-    }
-
-    /// The smallest size that the resizer says it can make of the file system, found on an overlay.
-    ///
-    /// # Errors
-    /// [`Stop`]. The target is untouched.
-    pub fn minimum(&self, volume: &Volume, partition: Extent) -> Result<u64, Stop> {
-        self.report
-            .phase("asking for the smallest size", None, Unit::Items);
-        let base: Arc<dyn DiskRead> = self.look.disk.clone();
-        let overlay = self.overlay(base, self.look.disk.len_bytes(), "minimum.spill")?;
-        let mut bytes = 0;
-        self.with_export(&overlay, partition, |file, tools| {
-            let observed = &volume.observed;
-            let prepared = volume.driver.prepare(file, observed, tools);
-            prepared.map_err(|e| refused_by_tool(e, "damaged-file-system"))?;
-            let found = volume.driver.minimum(file, observed, tools);
-            bytes = found.map_err(|e| rejected_by_tool(e, "minimum-unknown"))?;
-            Ok(())
-        })?;
-        Ok(bytes)
     }
 }
 
@@ -215,17 +182,24 @@ impl Stage<'_> {
     /// [`Stop`]. The target is untouched.
     pub fn rehearse(&self) -> Result<Rehearsed, Stop> {
         let base: Arc<dyn DiskRead> = self.bench.look.disk.clone();
-        let lower = self
+        let (driver, partition) = (self.driver, self.plan.partition_before());
+        let prepared = self
             .bench
-            .overlay(base.clone(), self.plan.disk.current, "prepared.spill")?;
-        self.prepare(&lower)?;
+            .prepare(driver, self.observed, partition, &|tools| {
+                self.ask_version(tools)
+            })?;
+        let lower = prepared.overlay;
         checkpoint(self.bench.report)?;
         let upper = self
             .bench
             .overlay(lower.clone(), self.plan.disk.new, "result.spill")?;
         self.edit_table(&upper)?;
         let through_fuse = self.resize(&upper)?;
-        self.judge(&base, &lower, upper, through_fuse)
+        let rehearsed = self.judge(&base, &lower, upper, through_fuse)?;
+        Ok(Rehearsed {
+            orphans: prepared.orphans,
+            ..rehearsed
+        })
     }
 
     /// Refuses tools that are known to fail at this job.
@@ -242,47 +216,6 @@ impl Stage<'_> {
             Ok(())
         } else {
             Err(Stop::Refused(refusals))
-        }
-    }
-
-    fn prepare(&self, lower: &Arc<Overlay>) -> Result<(), Stop> {
-        self.bench
-            .report
-            .phase("checking the file system", None, Unit::Items);
-        let partition = self.plan.partition_before();
-        self.bench.with_export(lower, partition, |file, tools| {
-            self.ask_version(tools)?;
-            self.driver
-                .prepare(file, self.observed, tools)
-                .map_err(|e| refused_by_tool(e, "damaged-file-system"))
-        })?;
-        if self.observed.needs_replay {
-            self.bench
-                .report
-                .notice("the journal was replayed on the overlay; the commit will contain that");
-            return Ok(());
-        }
-        // The full check may stamp the superblock and nothing else: it must not have repaired.
-        let before = self
-            .bench
-            .look
-            .window(partition)
-            .context("opening the partition")?;
-        let after = Window::new(lower.clone(), partition).context("opening the overlay")?;
-        let touched = inside(&lower.changed(), partition);
-        let changed = differing(&before, &after, &touched, self.bench.report)
-            .context("comparing the checked file system")?;
-        let states = States {
-            before: &before,
-            after: &after,
-            changed: &changed,
-        };
-        let found = check::only_prepared(self.driver, &states)
-            .map_err(|e| unjudged(e, "comparing the checked file system"))?;
-        if found.is_empty() {
-            Ok(())
-        } else {
-            Err(Stop::Rejected(found))
         }
     }
 
@@ -325,7 +258,10 @@ impl Stage<'_> {
             let new_bytes = self.plan.file_system_size.new;
             self.driver
                 .resize(file, new_bytes, tools)
-                .map_err(|e| rejected_by_tool(e, "resize-failed"))?;
+                .map_err(|e| match e {
+                    ToolError::TooSmall { blocks, .. } => self.below_minimum(blocks),
+                    e => rejected_by_tool(e, "resize-failed"),
+                })?;
             self.bench
                 .report
                 .phase("checking the result", None, Unit::Items);
@@ -333,6 +269,20 @@ impl Stage<'_> {
                 .verify(file, tools)
                 .map_err(|e| rejected_by_tool(e, "result-not-clean"))
         })
+    }
+
+    /// Only the resizer knows how small it can make a file system, and it says so when it is asked
+    /// for less.
+    fn below_minimum(&self, blocks: u64) -> Stop {
+        let least = Bytes(blocks.saturating_mul(self.observed.block_bytes));
+        Stop::refused(
+            "below-minimum",
+            format!(
+                "{} is less than the smallest size that the resizer can make, {least:#}",
+                Bytes(self.plan.file_system_size.new)
+            ),
+            "use that size or a larger one, or --to min",
+        )
     }
 
     fn judge(
@@ -367,7 +317,7 @@ impl Stage<'_> {
         let part = Window::new(upper.clone(), after).context("opening the result")?;
         rejections.extend(self.judge_files(lower, &upper, &part)?);
         if !rejections.is_empty() {
-            return Err(Stop::Rejected(rejections));
+            return Err(Stop::rejected_all(rejections));
         }
         let used = self
             .driver
@@ -378,6 +328,7 @@ impl Stage<'_> {
             used: moved(&used, after.start).union(&tables),
             after: upper,
             through_fuse,
+            orphans: Vec::new(),
         })
     }
 
@@ -404,6 +355,27 @@ impl Stage<'_> {
     }
 }
 
+/// The first error of what lies under the tools.
+fn failure_of(overlay: &Overlay) -> Option<String> {
+    let base = overlay.base_error();
+    let base = base.map(|e| format!("the target could not be read during the rehearsal: {e}"));
+    let spill = || {
+        Some(format!(
+            "the overlay could not be written: {}",
+            overlay.spill_error()?
+        ))
+    };
+    base.or_else(spill)
+}
+
+fn broken(what: String) -> Refusal {
+    Refusal::new(
+        "io-error",
+        what,
+        "the disk or the state directory failed; look at the kernel log",
+    )
+}
+
 /// Directories that `PATH` names beyond the usual ones: their programs must be seen in the room.
 fn programs() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -414,7 +386,7 @@ fn programs() -> Vec<PathBuf> {
 
 /// What a tool left cannot be read or understood. That is no check that was passed, and no error of
 /// ours either: a tool may leave anything.
-fn unjudged(e: FsError, doing: &'static str) -> Stop {
+pub(super) fn unjudged(e: FsError, doing: &'static str) -> Stop {
     let code = match &e {
         FsError::Io(_) => "io-error",
         FsError::Corrupt(_) => "result-unreadable",
@@ -431,19 +403,22 @@ fn unjudged(e: FsError, doing: &'static str) -> Stop {
 }
 
 /// A tool said that the file system cannot be resized as it is.
-fn refused_by_tool(e: ToolError, code: &str) -> Stop {
+pub(super) fn refused_by_tool(e: ToolError, code: &str) -> Stop {
     match missing_or_interrupted(e) {
         Ok(stop) => stop,
         Err(e) => Stop::refused(
             code,
-            format!("the file system did not pass its own check: {e}"),
+            format!(
+                "the file system did not pass its own check: {}",
+                e.to_string().trim_end()
+            ),
             "unmount it and repair it with its own tool first (for ext: `e2fsck -f`), after a backup",
         ),
     }
 }
 
 /// A tool failed at the work.
-fn rejected_by_tool(e: ToolError, code: &str) -> Stop {
+pub(super) fn rejected_by_tool(e: ToolError, code: &str) -> Stop {
     match missing_or_interrupted(e) {
         Ok(stop) => stop,
         Err(e @ ToolError::Hung { .. }) => Stop::rejected(
@@ -453,8 +428,8 @@ fn rejected_by_tool(e: ToolError, code: &str) -> Stop {
         ),
         Err(e) => Stop::rejected(
             code,
-            e.to_string(),
-            "the target is untouched; the tool's output is in the transaction directory",
+            e.to_string().trim_end(),
+            "all that the tool said is in the transaction directory, where there is one",
         ),
     }
 }

@@ -13,7 +13,12 @@ pub enum Stop {
     /// It was refused before anything was tried.
     Refused(Vec<Refusal>),
     /// The rehearsal failed, or its result was not accepted.
-    Rejected(Vec<Refusal>),
+    Rejected {
+        /// The transaction whose directory has what the tools said, where there is one.
+        id: Option<TransactionId>,
+        /// Why.
+        refusals: Vec<Refusal>,
+    },
     /// A transaction is under way on the target: recovery comes first.
     RecoveryNeeded(Option<TransactionId>, Refusal),
     /// Somebody asked to stop, before the commit point.
@@ -44,7 +49,7 @@ impl Stop {
             Stop::Stuck { .. } => 5,
             Stop::RecoveryNeeded(..) => 4,
             Stop::Failed(_) => 3,
-            Stop::Rejected(_) => 2,
+            Stop::Rejected { .. } => 2,
             Stop::Refused(_) => 1,
             Stop::Interrupted => 0,
         };
@@ -65,7 +70,12 @@ impl Stop {
 
     /// One rejection.
     pub fn rejected(code: &str, message: impl Into<String>, hint: impl Into<String>) -> Stop {
-        Stop::Rejected(vec![Refusal::new(code, message, hint)])
+        Stop::rejected_all(vec![Refusal::new(code, message, hint)])
+    }
+
+    /// Several rejections.
+    pub fn rejected_all(refusals: Vec<Refusal>) -> Stop {
+        Stop::Rejected { id: None, refusals }
     }
 }
 

@@ -384,6 +384,16 @@ fn chosen(store: &Store, only: Option<&str>) -> Result<(Vec<Entry>, Option<PathB
     match only {
         None => Ok((store.list()?, None)),
         Some(text) if Path::new(text).exists() => Ok((store.list()?, Some(text.into()))),
+        Some(text) if text.contains('/') || !text.bytes().all(|b| b.is_ascii_hexdigit()) => {
+            Err(Stop::refused(
+                "no-such-target",
+                format!(
+                    "there is no {}, and no transaction begins so",
+                    crate::units::escape(text)
+                ),
+                "name an image, a device, or a transaction that `holdfast status` lists",
+            ))
+        }
         Some(text) => Ok((vec![store.find(text)?], None)),
     }
 }

@@ -1,5 +1,5 @@
 //! What several tests share.
 #![allow(dead_code)]
 
-pub mod loopdev;
+pub mod attached;
 pub mod toy;

@@ -3,10 +3,10 @@
 
 use std::path::Path;
 
-use holdfast::disk::DiskRead;
+use holdfast::disk::{Disk, DiskRead};
 use holdfast::extent::{Extent, ExtentMap};
 use holdfast::fs::{
-    Bounds, Difference, Direction, Driver, FsError, GateState, Observed, TransactionId,
+    Bounds, Difference, Direction, Driver, FsError, GateState, Observed, Orphan, TransactionId,
     tool::{ToolError, Tools},
 };
 use holdfast::report::{Refusal, Report};
@@ -77,6 +77,22 @@ impl Driver for Toy {
             1 => GateState::Closed(TransactionId(sb[6..22].try_into().unwrap())),
             _ => GateState::Invalid,
         }
+    }
+    fn replay(&self, _: &dyn Disk) -> Result<(), FsError> {
+        unused()
+    }
+    fn orphans(&self, _: &dyn DiskRead) -> Result<Vec<Orphan>, FsError> {
+        unused()
+    }
+    fn only_replayed(
+        &self,
+        _: &dyn DiskRead,
+        _: &dyn DiskRead,
+        _: &ExtentMap,
+        _: usize,
+        _: &dyn Report,
+    ) -> Result<Vec<Difference>, FsError> {
+        unused()
     }
     fn prepare(&self, _: &Path, _: &Observed, _: &Tools) -> Result<(), ToolError> {
         unreachable!()

@@ -10,11 +10,13 @@
 //! 4. A gate that [`Driver::close_gate`] made is refused by the kernel, e2fsck and resize2fs, and
 //!    [`Driver::gate`] reads its transaction back.
 //!
-//! What it does not do: it writes nothing, repairs nothing, replays no journal and chooses no
-//! sizes; the stock tools do, on an overlay. It does not judge a file system sound: e2fsck does.
+//! What it does not do: it repairs nothing and chooses no sizes; the stock tools do, on an
+//! overlay. It writes nothing but a replay of the journal onto an overlay, which is compared with
+//! the tools' and then thrown away. It does not judge a file system sound: e2fsck does.
 //!
 //! Reading order: [`superblock`], [`layout`] and [`groups`] are the format's frame; [`bitmap`] and
-//! [`used`] say what is in use; [`refuse`], [`bounds`] and [`gate`] decide.
+//! [`used`] say what is in use; [`refuse`], [`bounds`] and [`gate`] decide; [`jbd2`], [`replay`] and
+//! [`orphan`] are about file systems that were not unmounted.
 
 pub mod bitmap;
 pub mod bounds;
@@ -26,11 +28,15 @@ pub mod feature;
 pub mod forecast;
 pub mod gate;
 pub mod groups;
+pub mod inline;
 pub mod inode;
+pub mod jbd2;
 pub mod layout;
 pub mod map;
+pub mod orphan;
 pub mod owners;
 pub mod refuse;
+pub mod replay;
 pub mod superblock;
 pub mod tools;
 pub mod used;
@@ -39,14 +45,16 @@ pub mod xattr;
 
 use std::path::Path;
 
-use crate::disk::DiskRead;
+use crate::disk::{Disk, DiskRead};
 use crate::extent::{Extent, ExtentMap};
 use crate::report::{Refusal, Report};
 
 use self::groups::Groups;
 use self::superblock::{STATE_ERROR, SUPERBLOCK_BYTES, SUPERBLOCK_OFFSET, Superblock};
 use super::tool::{ToolError, Tools};
-use super::{Bounds, Difference, Direction, Driver, FsError, GateState, Observed, TransactionId};
+use super::{
+    Bounds, Difference, Direction, Driver, FsError, GateState, Observed, Orphan, TransactionId,
+};
 
 /// The driver for ext2, ext3 and ext4.
 #[derive(Clone, Copy, Debug, Default)]
@@ -87,13 +95,36 @@ impl Driver for Ext {
         gate::state(superblock)
     }
 
+    fn replay(&self, part: &dyn Disk) -> Result<(), FsError> {
+        replay::replay(part)
+    }
+
+    fn orphans(&self, part: &dyn DiskRead) -> Result<Vec<Orphan>, FsError> {
+        orphan::named(part)
+    }
+
+    fn only_replayed(
+        &self,
+        before: &dyn DiskRead,
+        after: &dyn DiskRead,
+        changed: &ExtentMap,
+        limit: usize,
+        report: &dyn Report,
+    ) -> Result<Vec<Difference>, FsError> {
+        compare::only_replayed(before, after, changed, limit, report)
+    }
+
     fn prepare(
         &self,
         file: &Path,
         observed: &Observed,
         tools: &Tools<'_>,
     ) -> Result<(), ToolError> {
-        tools::prepare(file, observed.needs_replay, tools)
+        if observed.needs_replay {
+            let has_orphan_file = observed.features.iter().any(|name| name == "orphan_file");
+            tools::replay(file, has_orphan_file, tools)?;
+        }
+        tools::prepare(file, tools)
     }
 
     fn only_prepared(
@@ -155,7 +186,11 @@ impl Driver for Ext {
         used: &ExtentMap,
         bytes: u64,
     ) -> Result<u64, FsError> {
-        Ok(forecast::delta_bytes(&superblock_of(part)?, used, bytes))
+        let sb = superblock_of(part)?;
+        // A journal that cannot be read is refused elsewhere; here it counts as nothing.
+        let copies = replay::waiting(part).map_or(0, |found| found.blocks.len() as u64);
+        let replayed = copies.saturating_mul(sb.block_bytes);
+        Ok(forecast::delta_bytes(&sb, used, bytes).saturating_add(replayed))
     }
 
     fn compare(

