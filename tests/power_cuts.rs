@@ -16,7 +16,7 @@ use holdfast::fs::{Driver, TransactionId};
 use holdfast::journal::{
     Closed, Draft, JournalError, JournalState, Media, Outcome, RecoverError, Recovered, Side, View,
 };
-use holdfast::report::{Quiet, Report, Unit};
+use holdfast::report::{Collect, Quiet, Report, Unit};
 use holdfast::sim::{Fault, Length, Machine, Rng, Script, SimDir, SimDisk, Survival};
 use holdfast::snapshot::Manifest;
 use holdfast::transaction::dossier::{Dossier, Hands};
@@ -952,4 +952,86 @@ fn a_recovery_that_cannot_be_closed_says_so() {
         }
         scene.check(&disk, Side::Before, "not closed");
     }
+}
+
+fn failing(read: u64) -> Script {
+    Script {
+        failing_read: Some(read),
+        ..Script::default()
+    }
+}
+
+/// An error at every read of the commit, and at every read of a recovery.
+#[test]
+fn an_error_at_every_read_ends_in_a_known_state() {
+    for scene in Scene::all() {
+        let (machine, disk, dir) = scene.machine();
+        scene.commit(&disk, &dir);
+        let reads = machine.reads();
+        let mut rolled_back = 0;
+        for at in 0..reads {
+            let (machine, disk, dir) = scene.machine();
+            machine.follow(failing(at));
+            let outcome = scene.commit(&disk, &dir);
+            machine.restart(Survival::LoseAll, at);
+            let side = match outcome {
+                None | Some(Outcome::RolledBack { .. }) => Side::Before,
+                Some(Outcome::Applied | Outcome::NotClosed { .. }) => Side::After,
+                Some(Outcome::Stuck { .. }) => {
+                    scene.recover(&machine, &disk, &dir, Side::Before).unwrap()
+                }
+            };
+            scene.check(&disk, side, &format!("read {at} of the commit fails"));
+            rolled_back += u64::from(matches!(outcome, Some(Outcome::RolledBack { .. })));
+        }
+        assert!(rolled_back > 3, "{}: {rolled_back} of {reads}", scene.name);
+        for (left, toward) in [(6, Side::Before), (6, Side::After), (3, Side::Before)] {
+            let (machine, disk, dir) = hot(&scene, left);
+            let probe = machine.fork();
+            probe.follow(Script::default());
+            scene.recover(&probe, &probe.disk(&disk), &probe.dir(&dir), toward);
+            for at in 0..probe.reads() {
+                let again = machine.fork();
+                let (disk, dir) = (again.disk(&disk), again.dir(&dir));
+                again.follow(failing(at));
+                if let Ok(dossier) = Dossier::open(&dir) {
+                    let media = SimMedia(disk.clone());
+                    let _ = dossier.recover(&scene.hands(&media), toward);
+                }
+                again.restart(Survival::LoseAll, at);
+                let side = scene.recover(&again, &disk, &dir, toward).unwrap();
+                scene.check(&disk, side, &format!("read {at} of the recovery fails"));
+            }
+        }
+    }
+}
+
+/// The snapshot is lost. Behind the gate the records suffice, and a notice says so; without a gate
+/// nothing is written.
+#[test]
+fn without_its_snapshot_only_a_gate_lets_recovery_write() {
+    let scene = &Scene::all()[0];
+    let (_, disk, dir) = hot(scene, 6);
+    dir.remove("before.manifest").unwrap();
+    let notices = Collect::default();
+    let media = SimMedia(disk.clone());
+    let dossier = Dossier::open(&dir).unwrap();
+    let ended = dossier.recover(&scene.hands_with(&media, &notices), Side::Before);
+    assert_eq!(ended.unwrap(), Recovered::RolledBack);
+    scene.check(&disk, Side::Before, "without a snapshot");
+    assert!(notices.notices().iter().any(|n| n.contains("snapshot")));
+    // The superblock is new, the closing record is missing: there is no gate.
+    let (_, disk, dir) = (0..)
+        .map(|left| hot(scene, left))
+        .find(|(_, disk, dir)| {
+            let dossier = Dossier::open(dir).unwrap();
+            disk.content() == scene.after && dossier.journal.state().unwrap() == JournalState::Hot
+        })
+        .unwrap();
+    dir.remove("before.manifest").unwrap();
+    let dossier = Dossier::open(&dir).unwrap();
+    let media = SimMedia(disk.clone());
+    let ended = dossier.recover(&scene.hands(&media), Side::Before);
+    assert!(matches!(ended, Err(RecoverError::NoSnapshot)), "{ended:?}");
+    scene.check(&disk, Side::After, "nothing was written");
 }

@@ -439,7 +439,7 @@ fn explain(e: RecoverError, id: TransactionId, hint: &str) -> Stop {
         RecoverError::WrongState(what) => {
             Stop::refused("wrong-state", format!("{what} ({id})"), "")
         }
-        RecoverError::NoSnapshot => Stop::refused("no-snapshot", e.to_string(), ""),
+        RecoverError::NoSnapshot => Stop::refused("no-snapshot", e.to_string(), hint),
         RecoverError::Stuck { what, extents } => Stop::Stuck { id, what, extents },
         RecoverError::Journal(e) => Stop::Failed(anyhow!(e)),
         RecoverError::Io(e) => Stop::from(anyhow!(e)),
