@@ -134,6 +134,16 @@ pub fn escape(text: &str) -> String {
     out
 }
 
+/// A text of several lines of which the parts are escaped already: the last net before a terminal.
+/// Line ends and backslashes stay as they are.
+pub fn tame(text: &str) -> String {
+    let tamed = |c: char| match c {
+        '\n' | '\\' => c.to_string(),
+        c => escape(c.encode_utf8(&mut [0; 4])),
+    };
+    text.chars().map(tamed).collect()
+}
+
 /// As [`escape`], for bytes that need not be UTF-8 (labels, file names).
 pub fn escape_bytes(bytes: &[u8]) -> String {
     let mut out = String::new();
@@ -193,6 +203,7 @@ mod tests {
         assert_eq!(escape("a\x1b[2Jb"), "a\\x1b[2Jb");
         assert_eq!(escape("x\u{202e}y"), "x\\u{202e}y");
         assert_eq!(escape_bytes(b"mail\xff\n"), "mail\\xff\\x0a");
+        assert_eq!(tame("a\\x1b\n\x1b[2J\u{9b}"), "a\\x1b\n\\x1b[2J\\x9b");
     }
 
     #[test]

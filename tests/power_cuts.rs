@@ -16,13 +16,16 @@ use holdfast::fs::{Driver, TransactionId};
 use holdfast::journal::{
     Closed, Draft, JournalError, JournalState, Media, Outcome, RecoverError, Recovered, Side, View,
 };
-use holdfast::report::Quiet;
-use holdfast::sim::{Fault, Machine, Rng, Script, SimDir, SimDisk, Survival};
+use holdfast::report::{Quiet, Report, Unit};
+use holdfast::sim::{Fault, Length, Machine, Rng, Script, SimDir, SimDisk, Survival};
 use holdfast::snapshot::Manifest;
 use holdfast::transaction::dossier::{Dossier, Hands};
 
 const ID: TransactionId = TransactionId([0x5a; 16]);
 const UNIT: u64 = 4096;
+
+/// The scene whose table and superblock share a unit.
+const CLOSE: &str = "a partition right behind the table";
 
 /// A write that lands one unit further on, perhaps on bytes that no undo record knows.
 const MISDIRECTED: Fault = Fault::Misdirected(8);
@@ -34,6 +37,8 @@ struct Scene {
     before: Arc<Vec<u8>>,
     after: Vec<u8>,
     partition: u64,
+    /// The superblock's unit.
+    unit: Extent,
     front: Option<Extent>,
     back: Option<Extent>,
     used_before: ExtentMap,
@@ -52,12 +57,25 @@ impl Scene {
         let mut rng = Rng::new(name.len() as u64 + 17);
         let mut before = vec![0; old as usize];
         noise(&mut rng, &mut before);
-        let partition = if table { 2 * UNIT } else { 0 };
+        let partition = match (table, name) {
+            // As where a partition begins at LBA 34: the table's last unit is its first.
+            (true, CLOSE) => UNIT - 512,
+            (true, _) => 2 * UNIT,
+            (false, _) => 0,
+        };
+        let unit = Extent::from_range(
+            partition.max((partition + 1024) / UNIT * UNIT),
+            (partition + 1024) / UNIT * UNIT + UNIT,
+        );
         let place = (partition + 1024) as usize;
         before[place..place + 1024].copy_from_slice(&toy.superblock_of(10, 0x11));
         let mut after = before.clone();
         after.resize(new as usize, 0);
         after[place..place + 1024].copy_from_slice(&toy.superblock_of(20, 0x22));
+        if name == CLOSE {
+            // The table ends in the middle of the superblock's unit.
+            noise(&mut rng, &mut after[UNIT as usize..UNIT as usize + 100]);
+        }
         let mut change = |unit: u64| {
             let at = (unit * UNIT) as usize;
             noise(&mut rng, &mut after[at..at + UNIT as usize]);
@@ -67,13 +85,17 @@ impl Scene {
             change(0);
             change(units - 1);
             (
-                Some(Extent::new(0, UNIT)),
+                Some(Extent::new(0, if name == CLOSE { 2 * UNIT } else { UNIT })),
                 Some(Extent::new(new - UNIT, UNIT)),
             )
         } else {
             (None, None)
         };
         [4, 5, 7].into_iter().for_each(&mut change);
+        if new > old {
+            // A block of the file system behind the old end.
+            change(old.div_ceil(UNIT) + 1);
+        }
         let used = |units: &[u64]| {
             units
                 .iter()
@@ -86,10 +108,11 @@ impl Scene {
             before: Arc::new(before),
             after,
             partition,
+            unit,
             front,
             back,
-            used_before: used(&[partition / UNIT, 4, 6, 7]),
-            used_after: used(&[partition / UNIT, 4, 5, 6, 7]),
+            used_before: used(&[unit.start / UNIT, 4, 6, 7]),
+            used_after: used(&[unit.start / UNIT, 4, 5, 6, 7]),
             is_file: old != new,
         }
     }
@@ -99,22 +122,28 @@ impl Scene {
         vec![
             Scene::new("grow in a table", true, true, units(10), units(10)),
             Scene::new("grow without a checksum", false, true, units(10), units(10)),
+            Scene::new(CLOSE, true, true, units(10), units(10)),
             Scene::new("bare", true, false, units(9), units(9)),
             Scene::new("bare without a checksum", false, false, units(9), units(9)),
-            Scene::new("an image that grows", true, true, units(10), units(12)),
+            Scene::new("an image that grows", true, true, units(10), units(13)),
             Scene::new(
                 "an image of odd length that grows",
                 false,
                 true,
                 units(10) + 512,
-                units(12),
+                units(14),
             ),
         ]
     }
 
     fn machine(&self) -> (Machine, SimDisk, SimDir) {
         let machine = Machine::new();
-        let disk = machine.add_disk(self.before.clone(), self.is_file, 512);
+        let length = if self.is_file {
+            Length::Settable
+        } else {
+            Length::Fixed
+        };
+        let disk = machine.add_disk(self.before.clone(), length, 512);
         let dir = machine.add_dir();
         (machine, disk, dir)
     }
@@ -127,11 +156,12 @@ impl Scene {
     fn commit_on(&self, media: &dyn Media, dir: &SimDir) -> Option<Outcome> {
         let target = MemoryDisk::fixed(self.before.to_vec());
         let rehearsed = MemoryDisk::fixed(self.after.clone());
-        let unit = Extent::new(self.partition, UNIT);
+        let unit = self.unit;
         let superblock = Extent::new(self.partition + 1024, 1024);
         let mut gate = self.before[unit.start as usize..unit.end() as usize].to_vec();
-        let closed = self.toy.close_gate(&gate[1024..2048], ID).unwrap();
-        gate[1024..2048].copy_from_slice(&closed);
+        let at = (superblock.start - unit.start) as usize;
+        let closed = self.toy.close_gate(&gate[at..at + 1024], ID).unwrap();
+        gate[at..at + 1024].copy_from_slice(&closed);
         let mut delta = self.delta();
         let mut take = |part: Option<Extent>| {
             let map: ExtentMap = part
@@ -161,20 +191,26 @@ impl Scene {
     }
 
     fn delta(&self) -> ExtentMap {
+        let mut before = self.before.to_vec();
+        before.resize(self.after.len().max(before.len()), 0);
         Extent::new(0, self.after.len() as u64)
             .split(UNIT)
             .filter(|e| {
-                let old = self.before.get(e.start as usize..e.end() as usize);
-                old != Some(&self.after[e.start as usize..e.end() as usize])
+                let range = e.start as usize..e.end() as usize;
+                before[range.clone()] != self.after[range]
             })
             .collect()
     }
 
     fn hands<'a>(&'a self, media: &'a dyn Media) -> Hands<'a> {
+        self.hands_with(media, &Quiet)
+    }
+
+    fn hands_with<'a>(&'a self, media: &'a dyn Media, report: &'a dyn Report) -> Hands<'a> {
         Hands {
             media,
             driver: &self.toy,
-            report: &Quiet,
+            report,
             now: 1,
             whole: true,
         }
@@ -435,7 +471,7 @@ fn an_error_at_every_operation_ends_in_a_known_state() {
         let (machine, disk, dir) = scene.machine();
         scene.commit(&disk, &dir);
         let operations = machine.operations();
-        let mut stuck = 0;
+        let (mut stuck, mut not_closed) = (0, 0);
         for at in 0..operations {
             for fault in [
                 Fault::Error,
@@ -467,6 +503,12 @@ fn an_error_at_every_operation_ends_in_a_known_state() {
                         );
                         stuck += 1;
                     }
+                    Some(Outcome::NotClosed { .. }) => {
+                        scene.check_used(&disk, Side::After, fault, &place);
+                        let side = scene.recover(&machine, &disk, &dir, Side::Before);
+                        assert_eq!(side, Some(Side::After), "{place}");
+                        not_closed += 1;
+                    }
                     Some(Outcome::Stuck { .. }) => {
                         stuck += 1;
                         let side = scene.recover(&machine, &disk, &dir, Side::Before);
@@ -475,6 +517,7 @@ fn an_error_at_every_operation_ends_in_a_known_state() {
                 }
             }
         }
+        assert!(not_closed > 0, "{}", scene.name);
         assert!(
             stuck > 0,
             "{}: a device that stays broken was tried",
@@ -505,7 +548,7 @@ fn p4_a_lost_write_is_found() {
                 found += 1;
             }
             Some(Outcome::Applied) => scene.check(&disk, Side::After, "a lost write"),
-            Some(Outcome::Stuck { .. }) | None => {}
+            Some(Outcome::NotClosed { .. } | Outcome::Stuck { .. }) | None => {}
         }
     }
     // Gate, backup table, table, two runs of blocks, superblock.
@@ -701,4 +744,212 @@ fn a_journal_that_rots_between_two_reads_writes_nothing_wrong() {
         at_open > 0 && at_use > 50,
         "{at_open} when opened, {at_use} when used"
     );
+}
+
+/// Somebody who has asked to stop, and asks again and again.
+struct Impatient;
+
+impl Report for Impatient {
+    fn phase(&self, _: &str, _: Option<u64>, _: Unit) {}
+    fn progress(&self, _: u64) {}
+    fn notice(&self, _: &str) {}
+    fn interrupted(&self) -> bool {
+        true
+    }
+}
+
+/// A sealed and hot scene of which nothing has been applied, or all but the last `left` operations.
+fn hot(scene: &Scene, left: u64) -> (Machine, SimDisk, SimDir) {
+    let (machine, disk, dir) = scene.machine();
+    scene.commit(&disk, &dir);
+    let operations = machine.operations();
+    let (machine, disk, dir) = scene.machine();
+    machine.follow(cut(operations - left));
+    scene.commit(&disk, &dir);
+    machine.restart(Survival::KeepAll, 1);
+    (machine, disk, dir)
+}
+
+/// A signal after the commit point stops nothing: neither the commit nor its verification, and
+/// not the rollback or the recovery either.
+#[test]
+fn after_the_commit_point_nobody_can_stop_it() {
+    let scene = &Scene::all()[0];
+    // The power goes before the gate: sealed, hot, untouched.
+    let (_, disk, dir) = (0..)
+        .map(|left| hot(scene, left))
+        .find(|(_, disk, _)| disk.content() == scene.before[..])
+        .unwrap();
+    let dossier = Dossier::open(&dir).unwrap();
+    let media = SimMedia(disk.clone());
+    let outcome = dossier.commit(&scene.hands_with(&media, &Impatient));
+    assert_eq!(outcome, Outcome::Applied);
+    scene.check(&disk, Side::After, "asked to stop");
+    let (_, disk, dir) = hot(scene, 6);
+    let dossier = Dossier::open(&dir).unwrap();
+    let media = SimMedia(disk.clone());
+    let ended = dossier.recover(&scene.hands_with(&media, &Impatient), Side::Before);
+    assert_eq!(ended.unwrap(), Recovered::RolledBack);
+    scene.check(&disk, Side::Before, "asked to stop");
+}
+
+/// The gate keeps nobody from the partition table. Who has changed it meanwhile is named, and his
+/// work is not undone.
+#[test]
+fn p3_a_table_that_somebody_changed_behind_the_gate_is_left_alone() {
+    for scene in Scene::all().iter().filter(|s| s.front.is_some()) {
+        let mut tried = 0;
+        for left in 0..30 {
+            let (_, disk, dir) = hot(scene, left);
+            let Ok(dossier) = Dossier::open(&dir) else {
+                break;
+            };
+            if dossier.journal.state().unwrap() != JournalState::Hot {
+                continue;
+            }
+            tried += 1;
+            // A tool writes both copies.
+            disk.tamper(100, b"another entry");
+            disk.tamper(disk.len_bytes() - UNIT + 100, b"another entry");
+            let as_found = disk.content();
+            let media = SimMedia(disk.clone());
+            match dossier.recover(&scene.hands(&media), Side::Before) {
+                Err(RecoverError::Changed { extents, .. }) => assert!(!extents.is_empty()),
+                other => panic!("{}: {left} left: {other:?}", scene.name),
+            }
+            assert!(disk.content() == as_found, "nothing was written");
+        }
+        assert!(tried > 8, "{}: {tried}", scene.name);
+    }
+}
+
+/// An image that somebody has lengthened meanwhile is not cut off, with or without a gate, nor by
+/// a rollback on purpose.
+#[test]
+fn p3_bytes_behind_the_end_are_not_cut_off() {
+    for scene in Scene::all().iter().filter(|s| s.is_file) {
+        let longer = scene.after.len() as u64 + 3 * UNIT;
+        for left in 0..30 {
+            let (_, disk, dir) = hot(scene, left);
+            let Ok(dossier) = Dossier::open(&dir) else {
+                break;
+            };
+            disk.set_len(longer).unwrap();
+            disk.tamper(longer - 100, b"somebody's");
+            let as_found = disk.content();
+            let media = SimMedia(disk.clone());
+            let hands = scene.hands(&media);
+            let result = match dossier.journal.state().unwrap() {
+                JournalState::Hot => dossier.recover(&hands, Side::Before).map(|_| ()),
+                JournalState::Closed(..) => dossier.roll_back(&hands),
+            };
+            assert!(
+                matches!(result, Err(RecoverError::Changed { .. })),
+                "{}: {left} left: {result:?}",
+                scene.name
+            );
+            assert!(disk.content() == as_found, "{}: {left} left", scene.name);
+        }
+    }
+    // Where the length is no part of the transaction, a longer target does not stand in its way.
+    let scene = &Scene::all()[0];
+    let machine = Machine::new();
+    let (disk, dir) = (
+        machine.add_disk(scene.before.clone(), Length::Settable, 512),
+        machine.add_dir(),
+    );
+    scene.commit(&disk, &dir);
+    let operations = machine.operations();
+    let machine = Machine::new();
+    let (disk, dir) = (
+        machine.add_disk(scene.before.clone(), Length::Settable, 512),
+        machine.add_dir(),
+    );
+    machine.follow(cut(operations - 6));
+    scene.commit(&disk, &dir);
+    machine.restart(Survival::KeepAll, 1);
+    disk.set_len(scene.before.len() as u64 + UNIT).unwrap();
+    let dossier = Dossier::open(&dir).unwrap();
+    let media = SimMedia(disk.clone());
+    let ended = dossier.recover(&scene.hands(&media), Side::Before);
+    assert_eq!(ended.unwrap(), Recovered::RolledBack);
+    assert!(disk.content()[..scene.before.len()] == scene.before[..]);
+}
+
+/// A disk that lost what it had acknowledged, or a copy that was made in the middle: the gate
+/// stands although the journal is closed. That is recovered all the same.
+#[test]
+fn p3_a_gate_is_opened_though_the_journal_is_closed() {
+    for scene in Scene::all() {
+        for toward in [Side::Before, Side::After] {
+            let (_, half, _) = hot(&scene, 6);
+            let (_, disk, dir) = scene.machine();
+            scene.commit(&disk, &dir);
+            let content = half.content();
+            disk.set_len(content.len() as u64).unwrap_or_default();
+            disk.tamper(0, &content);
+            let dossier = Dossier::open(&dir).unwrap();
+            let media = SimMedia(disk.clone());
+            dossier.recover(&scene.hands(&media), toward).unwrap();
+            scene.check(&disk, toward, "a gate behind a closed journal");
+            let closed = match toward {
+                Side::Before => Closed::RolledBack,
+                Side::After => Closed::Applied,
+            };
+            let state = dossier.journal.state().unwrap();
+            assert_eq!(state, JournalState::Closed(closed, 1));
+        }
+    }
+}
+
+/// The state slots of a journal are few. Before they run out, nothing is begun that could not be
+/// closed.
+#[test]
+fn what_could_not_be_closed_is_not_begun() {
+    let scene = &Scene::all()[0];
+    let (_, disk, dir) = scene.machine();
+    scene.commit(&disk, &dir);
+    let media = SimMedia(disk.clone());
+    let hands = scene.hands(&media);
+    let half = hot(scene, 6).1.content();
+    let mut rounds = 0;
+    loop {
+        let dossier = Dossier::open(&dir).unwrap();
+        disk.tamper(0, &half);
+        match dossier.recover(&hands, Side::After) {
+            Ok(_) => rounds += 1,
+            Err(RecoverError::Journal(_)) => break,
+            Err(e) => panic!("{e}"),
+        }
+        let state = dossier.journal.state().unwrap();
+        assert_eq!(state, JournalState::Closed(Closed::Applied, 1));
+    }
+    assert!(rounds >= 3);
+    assert!(disk.content() == half, "the last one wrote nothing");
+}
+
+/// The target is at its end, and the journal cannot be closed: that must not look like an error
+/// before any write.
+#[test]
+fn a_recovery_that_cannot_be_closed_says_so() {
+    let scene = &Scene::all()[0];
+    let (machine, disk, dir) = hot(scene, 6);
+    let probe = machine.fork();
+    scene.recover(&probe, &probe.disk(&disk), &probe.dir(&dir), Side::Before);
+    // The last two operations write and flush the closing record.
+    for back in [1, 2] {
+        let again = machine.fork();
+        let (disk, dir) = (again.disk(&disk), again.dir(&dir));
+        again.follow(Script {
+            faults: [(probe.operations() - back, Fault::Error)].into(),
+            ..Script::default()
+        });
+        let dossier = Dossier::open(&dir).unwrap();
+        let media = SimMedia(disk.clone());
+        match dossier.recover(&scene.hands(&media), Side::Before) {
+            Err(RecoverError::Stuck { what, .. }) => assert!(what.contains("compared, but")),
+            other => panic!("{other:?}"),
+        }
+        scene.check(&disk, Side::Before, "not closed");
+    }
 }

@@ -7,6 +7,7 @@ use crate::fs::TransactionId;
 use crate::plan::SCHEMA;
 use crate::report::Refusal;
 use crate::transaction::{Ending, Stop};
+use crate::units::tame;
 
 /// How a command ended. Each has one exit code, which tells the state of the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -121,6 +122,41 @@ impl Answer {
         self
     }
 
+    /// The whole result for people: the text, and the refusals below it.
+    pub fn for_people(&self) -> String {
+        let mut text = self.text.clone();
+        if self.refusals.is_empty() {
+            return tame(&text);
+        }
+        if !text.is_empty() {
+            text.push('\n');
+        }
+        let untouched = match &self.target {
+            Some(target) => format!("{target} is untouched"),
+            None => "nothing was touched".into(),
+        };
+        text.push_str(&match self.outcome {
+            Outcome::Rejected => format!("the rehearsal was rejected, {untouched}:\n"),
+            Outcome::RecoveryNeeded => format!("recovery comes first, {untouched}:\n"),
+            _ => format!("refused, {untouched}:\n"),
+        });
+        for refusal in &self.refusals {
+            // What a tool said may follow in lines of its own: the code stands on the first.
+            let (first, rest) = match refusal.message.trim_end().split_once('\n') {
+                Some((first, rest)) => (first, rest),
+                None => (refusal.message.trim_end(), ""),
+            };
+            text.push_str(&format!("  {first} [{}]\n", refusal.code));
+            for line in rest.lines().filter(|line| !line.trim().is_empty()) {
+                text.push_str(&format!("    | {line}\n"));
+            }
+            if !refusal.hint.is_empty() {
+                text.push_str(&format!("    → {}\n", refusal.hint));
+            }
+        }
+        tame(&text)
+    }
+
     /// The document for programs.
     pub fn document(&self, command: &str) -> Value {
         let mut doc = Map::new();
@@ -152,33 +188,30 @@ impl Answer {
 impl From<Stop> for Answer {
     fn from(stop: Stop) -> Answer {
         match stop {
-            Stop::Refused(refusals) => {
-                refused(Outcome::Refused, refusals, "refused, nothing was touched")
-            }
-            Stop::Rejected(refusals) => refused(
-                Outcome::Rejected,
+            Stop::Refused(refusals) => Answer {
                 refusals,
-                "rejected after the rehearsal, nothing was touched",
-            ),
-            Stop::RecoveryNeeded(id, refusal) => {
-                let answer = refused(
-                    Outcome::RecoveryNeeded,
-                    vec![refusal],
-                    "recover first; nothing was touched",
-                );
-                Answer {
-                    transaction: id,
-                    ..answer
-                }
-            }
+                ..Answer::new(Outcome::Refused, "")
+            },
+            Stop::Rejected { id, refusals } => Answer {
+                refusals,
+                transaction: id,
+                ..Answer::new(Outcome::Rejected, "")
+            },
+            Stop::RecoveryNeeded(id, refusal) => Answer {
+                refusals: vec![refusal],
+                transaction: id,
+                ..Answer::new(Outcome::RecoveryNeeded, "")
+            },
             Stop::Interrupted => Answer::new(
                 Outcome::Interrupted,
                 "interrupted before the commit point; the target is untouched\n",
             ),
             Stop::Stuck { id, what, extents } => {
                 let text = format!(
-                    "the target could not be brought to either end: {what}\nits journal is kept; when the device \
-                     works again, run `holdfast recover`\n"
+                    "NOT FINISHED: {what}
+\
+                     transaction {id} is kept; when what failed works again: holdfast recover {id}
+"
                 );
                 Answer {
                     error: Some(what),
@@ -198,30 +231,12 @@ impl From<Stop> for Answer {
     }
 }
 
-fn refused(outcome: Outcome, refusals: Vec<Refusal>, heading: &str) -> Answer {
-    let mut text = format!("{heading}:\n");
-    for refusal in &refusals {
-        text.push_str(&format!(
-            "  {} [{}]\n",
-            refusal.message.replace('\n', "\n    "),
-            refusal.code
-        ));
-        if !refusal.hint.is_empty() {
-            text.push_str(&format!("    → {}\n", refusal.hint));
-        }
-    }
-    Answer {
-        refusals,
-        ..Answer::new(outcome, text)
-    }
-}
-
 /// The outcome of a commit.
 pub fn outcome_of(ending: &Ending) -> Outcome {
     match ending {
         Ending::Applied => Outcome::Done,
         Ending::RolledBack { .. } => Outcome::RolledBack,
-        Ending::Stuck { .. } => Outcome::RollbackIncomplete,
+        Ending::NotClosed { .. } | Ending::Stuck { .. } => Outcome::RollbackIncomplete,
     }
 }
 

@@ -1,6 +1,6 @@
 //! What can be typed. What was typed becomes what was meant in one step, in `run.rs`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -237,6 +237,27 @@ pub enum Command {
 }
 
 impl Command {
+    /// The target that was typed, where the command has one.
+    pub fn target(&self) -> Option<&Path> {
+        match self {
+            Command::Check(args)
+            | Command::Snapshot { target: args, .. }
+            | Command::Verify { target: args, .. } => Some(&args.target),
+            Command::Plan(PlanCommand::Grow(args) | PlanCommand::Shrink(args)) => {
+                Some(&args.change.target.target)
+            }
+            Command::Grow { change, .. } | Command::Shrink { change, .. } => {
+                Some(&change.target.target)
+            }
+            Command::Rollback { target, .. } => target.as_deref(),
+            Command::Recover { what, .. } => what.as_deref().map(Path::new).filter(|p| p.exists()),
+            Command::Apply { .. }
+            | Command::Status
+            | Command::Prune { .. }
+            | Command::Abandon { .. } => None,
+        }
+    }
+
     /// Its name, as it is typed.
     pub fn name(&self) -> &'static str {
         match self {

@@ -1,10 +1,11 @@
 //! Results as text for people.
 
 use std::fmt::Write;
+use std::path::Path;
 
 use crate::plan::{Plan, TargetKind};
 use crate::table::Found;
-use crate::transaction::manifest::Compared;
+use crate::transaction::manifest::{Compared, Taken};
 use crate::transaction::undo::Undone;
 use crate::transaction::{Done, Ending, Entry, Look, Progress};
 use crate::units::{Bytes, escape};
@@ -46,15 +47,11 @@ pub fn plan(plan: &Plan) -> String {
         Bytes(plan.disk.current),
         plan.sector_bytes
     );
-    let label = if plan.label.is_empty() {
-        String::new()
-    } else {
-        format!(" \"{}\"", escape(&plan.label))
-    };
     line!(
         out,
-        "file system  {}{label}, UUID {}",
+        "file system  {}{}, UUID {}",
         plan.file_system,
+        label(&plan.label),
         plan.uuid
     );
     line!(out);
@@ -140,6 +137,13 @@ pub fn plan(plan: &Plan) -> String {
     out
 }
 
+fn label(text: &str) -> String {
+    match text {
+        "" => String::new(),
+        text => format!(" \"{}\"", escape(text)),
+    }
+}
+
 fn duration(seconds: u64) -> String {
     match seconds {
         0..=119 => format!("{seconds} s"),
@@ -154,11 +158,16 @@ pub fn done(done: &Done) -> String {
     let plan = &done.plan;
     match &done.ending {
         Ending::Applied => {
+            let path = escape(&plan.identity.path);
+            let part = plan
+                .partition_number
+                .map_or(String::new(), |n| format!(" partition {n}"));
             line!(
                 out,
-                "done: {} is now {}",
+                "done: the {} in {path}{part} has {}, and had {}",
                 plan.file_system,
-                Bytes(plan.file_system_size.new)
+                Bytes(plan.file_system_size.new),
+                Bytes(plan.file_system_size.current)
             );
             let past = if done.cached {
                 "through the page cache (cached)"
@@ -185,7 +194,7 @@ pub fn done(done: &Done) -> String {
             line!(out, "  transaction  {}", done.id);
             line!(
                 out,
-                "undo it, as long as the target has not been used: holdfast rollback {}",
+                "undo it, as long as the target has not been used:\n  holdfast rollback {}",
                 done.id
             );
         }
@@ -193,6 +202,18 @@ pub fn done(done: &Done) -> String {
             line!(out, "rolled back: {cause}");
             line!(out, "  the target is as before, read back and compared");
             line!(out, "  transaction  {}", done.id);
+        }
+        Ending::NotClosed { cause } => {
+            line!(out, "DONE, BUT NOT CLOSED: {cause}");
+            line!(
+                out,
+                "  the target is as planned, read back and compared; its journal still calls for recovery"
+            );
+            line!(out, "  transaction  {}", done.id);
+            line!(
+                out,
+                "before the target is used, and when the state directory works again: holdfast recover"
+            );
         }
         Ending::Stuck {
             cause,
@@ -209,7 +230,11 @@ pub fn done(done: &Done) -> String {
                 "  the gate is closed: nothing can mount the file system, and nothing is lost yet"
             );
             line!(out, "  transaction  {}", done.id);
-            line!(out, "when the device works again: holdfast recover");
+            line!(
+                out,
+                "when the device works again: holdfast recover {}",
+                done.id
+            );
         }
     }
     out
@@ -219,15 +244,23 @@ pub fn done(done: &Done) -> String {
 pub fn look(look: &Look) -> String {
     let mut out = String::new();
     let len = crate::disk::DiskRead::len_bytes(&*look.disk);
-    line!(out, "target       {} ({:#})", look.shown, Bytes(len));
+    let kind = match &look.device {
+        Some(_) => "device",
+        None => "image",
+    };
+    line!(
+        out,
+        "target       {} ({kind}, {}, {}-byte sectors)",
+        look.shown,
+        Bytes(len),
+        crate::disk::DiskRead::geometry(&*look.disk).logical_sector_bytes
+    );
     if let Some(device) = &look.device {
-        let name = device.model.as_deref().unwrap_or("unknown model");
-        line!(
-            out,
-            "device       {}, {}",
-            device.node.display(),
-            escape(name)
-        );
+        let model = device
+            .model
+            .as_deref()
+            .map_or(String::new(), |m| format!(", {}", escape(m)));
+        line!(out, "disk         {}{model}", device.node.display());
     }
     match &look.table {
         Found::None { .. } => line!(out, "table        none"),
@@ -262,9 +295,9 @@ pub fn look(look: &Look) -> String {
         let fs = &volume.observed;
         line!(
             out,
-            "file system  {} \"{}\", UUID {}",
+            "file system  {}{}, UUID {}",
             fs.kind,
-            escape(&fs.label),
+            label(&fs.label),
             fs.uuid
         );
         line!(
@@ -318,6 +351,12 @@ pub fn status(entries: &[Entry], now: u64) -> String {
             "{:<34}{state:<16}{age:<9}{target}",
             entry.id.to_string()
         );
+        if let Progress::Damaged(what) = &entry.progress {
+            line!(out, "  its journal cannot be read: {}", escape(what));
+        }
+    }
+    if entries.iter().any(|e| e.progress == Progress::Hot) {
+        line!(out, "finish what is HOT with: holdfast recover");
     }
     out
 }
@@ -355,6 +394,7 @@ pub fn undone(undone: &[Undone]) -> String {
 
 /// A verification.
 pub fn compared(found: &Compared) -> String {
+    const SHOWN: usize = 20;
     let mut out = String::new();
     let how = if found.cached {
         " (through the page cache)"
@@ -368,18 +408,43 @@ pub fn compared(found: &Compared) -> String {
     let bytes: u64 = found.extents.iter().map(|e| e.len).sum();
     line!(
         out,
-        "DIFFERS: {} of {} compared{how}",
+        "DIFFERS: {} of the {} that were compared{how}",
         Bytes(bytes),
         Bytes(found.bytes)
     );
     if let Some(chunk) = found.first_chunk {
-        line!(out, "  first chunk that differs: {chunk}");
+        line!(out, "  first chunk  {chunk}");
     }
-    for extent in &found.extents {
-        line!(out, "  {extent}");
+    let more = |all: usize| match all.saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!("  and          {more} more, listed with --json\n"),
+    };
+    for extent in found.extents.iter().take(SHOWN) {
+        line!(out, "  differs      {extent}");
     }
-    for owner in &found.owners {
-        line!(out, "  belongs to {owner}");
+    out.push_str(&more(found.extents.len()));
+    for owner in found.owners.iter().take(SHOWN) {
+        line!(out, "  belongs to   {owner}");
+    }
+    out.push_str(&more(found.owners.len()));
+    if found.more_owners {
+        line!(out, "  and          others, which nobody counted");
     }
     out
+}
+
+/// A snapshot.
+pub fn taken(target: &str, file: &Path, taken: &Taken) -> String {
+    let how = if taken.cached {
+        " (through the page cache)"
+    } else {
+        ""
+    };
+    format!(
+        "snapshot of {target}: {} in use, {} chunks{how}\n  root hash    {}\n  manifest     {}\n",
+        Bytes(taken.bytes),
+        taken.chunks,
+        taken.root,
+        escape(&file.to_string_lossy())
+    )
 }

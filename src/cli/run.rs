@@ -1,6 +1,7 @@
 //! From what was typed to what is printed.
 
 use std::io::{self, BufRead, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -8,27 +9,35 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::answer::{Answer, Outcome, outcome_of};
 use super::args::{ChangeArgs, Cli, Command, Common, ExportArg, PlanArgs, PlanCommand, TargetArgs};
 use super::progress::Progress;
 use super::render;
+use crate::disk::survey::shell_word;
 use crate::export::{How, enter_user_namespace};
 use crate::fs::Direction;
 use crate::journal::Side;
 use crate::plan::{Plan, Request, SCHEMA, To, Verdict};
-use crate::report::Refusal;
+use crate::report::{Refusal, checkpoint};
 use crate::transaction::undo::{self, Undone};
 use crate::transaction::{
     Asked, Look, Options, Planned, Stop, Store, carry_out, change, check, make_plan, manifest,
 };
-use crate::units::escape;
+use crate::units::{escape, tame};
 
 /// Parses the command line, runs the command, prints its result, and says which exit code it has.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    // The list of exit codes stands in the help of the program; each command points there.
+    let line = Cli::command().mut_subcommands(with_exit_codes);
+    let parsed = line
+        .try_get_matches()
+        .and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(e) => return usage(&e),
     };
@@ -41,25 +50,60 @@ pub fn main() -> ExitCode {
     hear_signals(&stop);
     let progress = Progress::new(cli.common.quiet, stop);
     let command = cli.command.name();
-    let answer = run(&cli, &progress).unwrap_or_else(Answer::from);
-    progress.finish();
+    let mut answer = run(&cli, &progress).unwrap_or_else(Answer::from);
+    if answer.target.is_none() {
+        answer.target = cli.command.target().map(|t| escape(&t.to_string_lossy()));
+    }
+    if let Some(dir) = &cli.common.state_dir {
+        name_state_dir(&mut answer, dir);
+    }
+    progress.clear();
     print(&answer, command, cli.common.json)
+}
+
+fn with_exit_codes(command: clap::Command) -> clap::Command {
+    command
+        .after_help("Exit codes tell the state of the target: `holdfast --help` lists them.")
+        .mut_subcommands(with_exit_codes)
+}
+
+/// Whoever chose a state directory needs it again in each command that he is told to type.
+fn name_state_dir(answer: &mut Answer, dir: &Path) {
+    let dir = std::path::absolute(dir).unwrap_or_else(|_| dir.into());
+    let dir = shell_word(&dir);
+    let name = |text: &mut String| {
+        if text.contains("--state-dir") {
+            return;
+        }
+        for command in ["apply", "status", "recover", "rollback", "prune", "abandon"] {
+            let (from, to) = (
+                format!("holdfast {command}"),
+                format!("holdfast --state-dir {dir} {command}"),
+            );
+            *text = text.replace(&from, &to);
+        }
+    };
+    name(&mut answer.text);
+    answer
+        .refusals
+        .iter_mut()
+        .for_each(|refusal| name(&mut refusal.hint));
 }
 
 fn print(answer: &Answer, command: &str, json: bool) -> ExitCode {
     let text = if json {
         let document = answer.document(command);
-        format!(
-            "{}\n",
-            serde_json::to_string_pretty(&document).unwrap_or_default()
-        )
+        harmless_json(&serde_json::to_string_pretty(&document).unwrap_or_default())
     } else {
-        answer.text.clone()
+        answer.for_people()
     };
-    let bad = !matches!(
-        answer.outcome,
-        Outcome::Done | Outcome::NoChange | Outcome::Differs
-    );
+    // What a survey found is its result, also where it is a refusal.
+    let survey = answer.outcome == Outcome::Refused && !answer.text.is_empty();
+    let bad = !survey
+        && !matches!(
+            answer.outcome,
+            Outcome::Done | Outcome::NoChange | Outcome::Differs
+        );
     // A result that nobody can read any more changes nothing about what was done.
     let _ = match json || !bad {
         true => io::stdout()
@@ -69,6 +113,26 @@ fn print(answer: &Answer, command: &str, json: bool) -> ExitCode {
         false => io::stderr().lock().write_all(text.as_bytes()),
     };
     ExitCode::from(answer.outcome.exit_code())
+}
+
+/// The document in a line of its own, with the control characters that JSON allows escaped too: it
+/// may well be read on a terminal.
+fn harmless_json(document: &str) -> String {
+    let mut out = String::with_capacity(document.len() + 1);
+    for c in document.chars() {
+        let mut units = [0; 2];
+        match c {
+            '\n' | '\\' => out.push(c),
+            c if escape(c.encode_utf8(&mut [0; 4])).starts_with('\\') => {
+                for unit in c.encode_utf16(&mut units) {
+                    out.push_str(&format!("\\u{unit:04x}"));
+                }
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('\n');
+    out
 }
 
 /// Help and version are results; anything else typed wrongly is a usage error, also in JSON.
@@ -83,15 +147,24 @@ fn usage(e: &clap::Error) -> ExitCode {
         return ExitCode::from(Outcome::Usage.exit_code());
     }
     let what = e.to_string();
-    let command = std::env::args()
-        .nth(1)
-        .filter(|a| !a.starts_with('-'))
-        .unwrap_or_default();
+    let command = typed_command(std::env::args_os().skip(1));
     let answer = Answer {
         error: Some(what.clone()),
         ..Answer::new(Outcome::Usage, what)
     };
     print(&answer, &command, true)
+}
+
+/// The command of a line that could not be parsed: as far as it names one.
+fn typed_command(words: impl Iterator<Item = std::ffi::OsString>) -> String {
+    let (mut at, mut names) = (Cli::command(), Vec::new());
+    for word in words {
+        if let Some(next) = at.find_subcommand(&word).cloned() {
+            names.push(next.get_name().to_string());
+            at = next;
+        }
+    }
+    names.join(" ")
 }
 
 /// Before the commit point a signal asks to stop; after it nobody listens. Either way it does not
@@ -153,12 +226,16 @@ fn run(cli: &Cli, report: &Progress) -> Result<Answer, Stop> {
             run_plan(args, Direction::Shrink, &with(args.change.export))
         }
         Command::Grow { change, yes } => {
-            run_change(change, Direction::Grow, *yes, &with(change.export))
+            run_change(change, Direction::Grow, *yes, &with(change.export), report)
         }
-        Command::Shrink { change, yes } => {
-            run_change(change, Direction::Shrink, *yes, &with(change.export))
-        }
-        Command::Apply { plan, yes, export } => run_apply(plan, *yes, &with(*export)),
+        Command::Shrink { change, yes } => run_change(
+            change,
+            Direction::Shrink,
+            *yes,
+            &with(change.export),
+            report,
+        ),
+        Command::Apply { plan, yes, export } => run_apply(plan, *yes, &with(*export), report),
         Command::Snapshot { target, output } => run_snapshot(target, output, report),
         Command::Verify { target, manifest } => run_verify(target, manifest, report),
         Command::Status => run_status(&store),
@@ -169,7 +246,7 @@ fn run(cli: &Cli, report: &Progress) -> Result<Answer, Stop> {
             run_rollback(&store, id, target.as_deref(), *yes, report)
         }
         Command::Prune { ids, days } => run_prune(&store, ids, *days),
-        Command::Abandon { id, confirm } => run_abandon(&store, id, confirm.as_deref()),
+        Command::Abandon { id, confirm } => run_abandon(&store, id, confirm.as_deref(), report),
     }
 }
 
@@ -201,14 +278,14 @@ fn run_check(args: &TargetArgs, options: &Options<'_>) -> Result<Answer, Stop> {
     let (look, found) = check(&asked, options)?;
     let text = render::look(&look);
     let mut answer = match found.is_empty() {
-        true => Answer::new(Outcome::Done, format!("{text}\nnothing is wrong with it\n")),
-        false => {
-            let refused = Answer::from(Stop::Refused(found));
-            Answer {
-                text: format!("{text}\n{}", refused.text),
-                ..refused
-            }
-        }
+        true => Answer::new(
+            Outcome::Done,
+            format!("{text}\nnothing is wrong with it, or in the way of a change\n"),
+        ),
+        false => Answer {
+            text,
+            ..Answer::from(Stop::Refused(found))
+        },
     };
     if let Some(volume) = &look.file_system {
         answer = answer.with("file_system", &volume.observed);
@@ -258,7 +335,7 @@ fn run_plan(args: &PlanArgs, direction: Direction, options: &Options<'_>) -> Res
         save(&plan, file)?;
         text.push_str(&format!(
             "carry it out with: holdfast apply {}\n",
-            file.display()
+            shell_word(file)
         ));
     }
     Ok(Answer::new(Outcome::Done, text)
@@ -323,6 +400,7 @@ fn run_change(
     direction: Direction,
     yes: bool,
     options: &Options<'_>,
+    progress: &Progress,
 ) -> Result<Answer, Stop> {
     let request = match request(args, direction) {
         Ok(request) => request,
@@ -342,10 +420,15 @@ fn run_change(
         Verdict::Plan(plan) => (**plan).clone(),
     };
     drop(planned);
-    execute(&asked, &plan, yes, options)
+    execute(&asked, &plan, yes, options, progress)
 }
 
-fn run_apply(file: &Path, yes: bool, options: &Options<'_>) -> Result<Answer, Stop> {
+fn run_apply(
+    file: &Path,
+    yes: bool,
+    options: &Options<'_>,
+    progress: &Progress,
+) -> Result<Answer, Stop> {
     let plan = load(file)?;
     let asked = Asked {
         target: PathBuf::from(&plan.identity.path),
@@ -355,12 +438,18 @@ fn run_apply(file: &Path, yes: bool, options: &Options<'_>) -> Result<Answer, St
             crate::plan::TargetKind::Device => None,
         },
     };
-    execute(&asked, &plan, yes, options)
+    execute(&asked, &plan, yes, options, progress)
 }
 
-fn execute(asked: &Asked, plan: &Plan, yes: bool, options: &Options<'_>) -> Result<Answer, Stop> {
+fn execute(
+    asked: &Asked,
+    plan: &Plan,
+    yes: bool,
+    options: &Options<'_>,
+    progress: &Progress,
+) -> Result<Answer, Stop> {
     let shown = escape(&asked.target.to_string_lossy());
-    if !yes && let Some(answer) = ask(&render::plan(plan))? {
+    if !yes && let Some(answer) = ask(&render::plan(plan), progress)? {
         return Ok(answer.on(shown).with("plan", plan));
     }
     match carry_out(asked, plan, options) {
@@ -376,23 +465,18 @@ fn execute(asked: &Asked, plan: &Plan, yes: bool, options: &Options<'_>) -> Resu
 }
 
 /// Shows `what` and asks. `Some`: the answer was no, or there was nobody to ask.
-fn ask(what: &str) -> Result<Option<Answer>, Stop> {
+fn ask(what: &str, progress: &Progress) -> Result<Option<Answer>, Stop> {
+    progress.clear();
     if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
-        let text = "there is no terminal to ask on: look at the plan, and say --yes\n";
+        let text = "there is no terminal to ask on, and nothing was touched: say --yes to do it without \
+                    asking\n";
         return Ok(Some(Answer {
             error: Some(text.trim().into()),
             ..Answer::new(Outcome::Usage, text)
         }));
     }
-    let mut err = io::stderr();
-    let _ = write!(err, "{what}\nType yes to carry it out: ");
-    let _ = err.flush();
-    let mut line = String::new();
-    io::stdin()
-        .lock()
-        .read_line(&mut line)
-        .context("reading the answer")?;
-    if line.trim() == "yes" {
+    let line = read_answer(&format!("{what}\nType yes to carry it out: "), progress)?;
+    if line == "yes" {
         return Ok(None);
     }
     Ok(Some(Answer::new(
@@ -401,15 +485,37 @@ fn ask(what: &str) -> Result<Option<Answer>, Stop> {
     )))
 }
 
+/// A line from the terminal. A signal ends the wait: a plain read would go on after it.
+fn read_answer(question: &str, progress: &Progress) -> Result<String, Stop> {
+    let mut err = io::stderr();
+    let _ = write!(err, "{}", tame(question));
+    let _ = err.flush();
+    let stdin = io::stdin();
+    loop {
+        checkpoint(progress)?;
+        let mut ready = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut ready, PollTimeout::from(200u8)) {
+            Ok(0) | Err(Errno::EINTR) => {}
+            Ok(_) => break,
+            Err(e) => {
+                return Err(anyhow::Error::from(e)
+                    .context("waiting for the answer")
+                    .into());
+            }
+        }
+    }
+    let mut line = String::new();
+    stdin
+        .lock()
+        .read_line(&mut line)
+        .context("reading the answer")?;
+    Ok(line.trim().to_string())
+}
+
 fn run_snapshot(args: &TargetArgs, output: &Path, report: &Progress) -> Result<Answer, Stop> {
     let look = Look::at(&asked(args))?;
     let taken = manifest::take(&look, output, report)?;
-    let text = format!(
-        "snapshot of {}: {} chunks, root {}\n",
-        crate::units::Bytes(taken.bytes),
-        taken.chunks,
-        taken.root
-    );
+    let text = render::taken(&look.shown, output, &taken);
     Ok(Answer::new(Outcome::Done, text)
         .on(look.shown.clone())
         .with("snapshot", &taken))
@@ -472,7 +578,12 @@ fn run_rollback(
         std::slice::from_ref(&entry),
         entry.summary.as_ref().map_or(0, |s| s.began),
     );
-    if !yes && let Some(answer) = ask(&format!("{what}\nThis transaction is to be undone."))? {
+    if !yes
+        && let Some(answer) = ask(
+            &format!("{what}\nThis transaction is to be undone."),
+            report,
+        )?
+    {
         return Ok(answer.of(entry.id));
     }
     let done = undo::roll_back(store, id, target, report)?;
@@ -496,25 +607,23 @@ fn run_prune(store: &Store, ids: &[String], days: u64) -> Result<Answer, Stop> {
     ))
 }
 
-fn run_abandon(store: &Store, id: &str, confirm: Option<&str>) -> Result<Answer, Stop> {
+fn run_abandon(
+    store: &Store,
+    id: &str,
+    confirm: Option<&str>,
+    progress: &Progress,
+) -> Result<Answer, Stop> {
     let entry = store.find(id)?;
     let whole = entry.id.to_string();
     let typed = match confirm {
         Some(typed) => typed.to_string(),
         None if io::stdin().is_terminal() => {
-            let mut err = io::stderr();
-            let _ = write!(
-                err,
+            progress.clear();
+            let question = format!(
                 "After this there is no way back to what was before transaction {whole}, and the gate stays \
                  closed if it stands.\nType its whole id to give it up: "
             );
-            let _ = err.flush();
-            let mut line = String::new();
-            io::stdin()
-                .lock()
-                .read_line(&mut line)
-                .context("reading the answer")?;
-            line.trim().to_string()
+            read_answer(&question, progress)?
         }
         None => String::new(),
     };

@@ -86,6 +86,14 @@ impl DirectDisk {
         }
     }
 
+    /// As [`super::FileDisk::inode`].
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn inode(&self) -> io::Result<super::Inode> {
+        self.node.inode()
+    }
+
     /// The same image with another sector size.
     ///
     /// # Errors

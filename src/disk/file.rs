@@ -16,6 +16,14 @@ use crate::units::round_down;
 /// The sector that an image is taken to have where nobody says otherwise.
 const IMAGE_SECTOR_BYTES: u32 = 512;
 
+/// An open file or device node, known by its numbers and not by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inode {
+    device: u64,
+    number: u64,
+    node_of: u64,
+}
+
 /// An open image file or block device: what [`FileDisk`] and [`super::DirectDisk`] share.
 pub(super) struct Node {
     pub(super) file: File,
@@ -69,6 +77,17 @@ impl Node {
             physical,
             length_unit: u64::from(logical),
             last_len: AtomicU64::new(len),
+        })
+    }
+
+    pub(super) fn inode(&self) -> io::Result<Inode> {
+        let meta = self.file.metadata()?;
+        // A node may be made anew by udev; the device that it stands for is what counts.
+        let node_of = if self.is_block { meta.rdev() } else { 0 };
+        Ok(Inode {
+            device: if self.is_block { 0 } else { meta.dev() },
+            number: if self.is_block { 0 } else { meta.ino() },
+            node_of,
         })
     }
 
@@ -218,6 +237,14 @@ impl FileDisk {
     /// The path that it was opened by.
     pub fn path(&self) -> &Path {
         &self.node.path
+    }
+
+    /// What it is, whatever it is called now.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn inode(&self) -> io::Result<Inode> {
+        self.node.inode()
     }
 
     /// Whether it is a block device, which cannot change its length.

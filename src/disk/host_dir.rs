@@ -1,6 +1,6 @@
 //! A transaction's directory on a real file system.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
@@ -64,6 +64,18 @@ impl HostDir {
     /// The path that it was opened by.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Keeps others who ask out of the directory until this is dropped. `false`: somebody is in.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn try_lock(&self) -> io::Result<bool> {
+        match self.dir.try_lock() {
+            Ok(()) => Ok(true),
+            Err(TryLockError::WouldBlock) => Ok(false),
+            Err(TryLockError::Error(e)) => Err(named("locking", &self.path, &e)),
+        }
     }
 
     fn check(&self) -> io::Result<()> {

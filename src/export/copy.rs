@@ -4,7 +4,8 @@
 //! is compared with the disk and what differs is written to it. Outside what was copied, a hole
 //! says that no tool has written there: it stands for whatever the disk holds. A tool that makes
 //! holes on purpose, where it wants zeros, is therefore told not to ([`super::Export::spawn`]), and
-//! what it writes in part of a page is zero in the rest of it.
+//! what it writes in part of a page is zero in the rest of it. What is copied is rounded out to
+//! blocks of the host, so that reading alone never makes such a difference.
 
 use std::fs::File;
 use std::io;
@@ -20,7 +21,7 @@ use tempfile::NamedTempFile;
 
 use crate::disk::Disk;
 use crate::extent::{Extent, ExtentMap};
-use crate::units::Bytes;
+use crate::units::{Bytes, round_down, round_up};
 
 const BATCH_BYTES: u64 = 1 << 20;
 
@@ -60,7 +61,12 @@ impl Copy {
         let whole = Extent::new(0, disk.len_bytes());
         // Where written zeros may turn into holes, a hole says nothing, so all must be copied.
         let copied = if keeps_zeros(file.as_file())? {
-            used.within(whole).collect()
+            let grain = (fstatvfs(file.as_file())?.block_size() as u64).max(4096);
+            let rounded = |e: Extent| {
+                let end = round_up(e.end(), grain).unwrap_or(whole.end());
+                Extent::from_range(round_down(e.start, grain), end.min(whole.end()))
+            };
+            used.within(whole).map(rounded).collect()
         } else {
             ExtentMap::from_iter([whole])
         };

@@ -114,6 +114,14 @@ pub enum ToolError {
         /// The end of what it said, escaped.
         output_tail: String,
     },
+    /// A resizer cannot make the file system that small.
+    #[error("{tool} can make it {blocks} blocks small, and not smaller")]
+    TooSmall {
+        /// The program.
+        tool: String,
+        /// The smallest size, in blocks of the file system.
+        blocks: u64,
+    },
     /// It exited well, and what it said cannot be understood.
     #[error("{tool} said something that is not understood\n{output_tail}")]
     Unexpected {

@@ -21,6 +21,12 @@ pub enum Outcome {
         /// What failed.
         cause: String,
     },
+    /// The target is wholly new, read back and compared, and its gate is open; but the journal
+    /// could not be closed, and is hot.
+    NotClosed {
+        /// Why.
+        cause: String,
+    },
     /// Something failed, and then the rollback did. The journal stays hot.
     Stuck {
         /// What failed first.
@@ -102,13 +108,11 @@ impl Journal {
         let failed = match self.forward(work) {
             Ok(()) => match self.end(work, Closed::Applied) {
                 Ok(()) => return Outcome::Applied,
-                // The target is wholly new; only the closing record is missing, and recovery
-                // will find all records new and write it.
+                // Only the closing record is missing; recovery will find all records new and
+                // write it.
                 Err(e) => {
-                    return Outcome::Stuck {
-                        cause: format!("the target is wholly new and verified, but {e}"),
-                        rollback: "not attempted: `recover` closes the journal".into(),
-                        differing: Vec::new(),
+                    return Outcome::NotClosed {
+                        cause: e.to_string(),
                     };
                 }
             },
@@ -261,8 +265,10 @@ impl Journal {
                 .saturating_sub(record.extent.start)
                 .min(record.extent.len);
             content.truncate(room as usize);
-            disk.write_at(record.extent.start, &content)
-                .map_err(halt("writing to the target"))?;
+            if !content.is_empty() {
+                disk.write_at(record.extent.start, &content)
+                    .map_err(halt("writing to the target"))?;
+            }
             any = true;
             *done += record.extent.len;
             work.report.progress(*done);

@@ -62,6 +62,11 @@ impl Identity {
             && agree(&self.device_bytes, &other.device_bytes)
             && (self.uuid.is_empty() || other.uuid.is_empty() || self.uuid == other.uuid)
     }
+
+    /// Whether both are partitions of one disk, and so share its table.
+    pub fn shares_table(&self, other: &Identity) -> bool {
+        self.kind == other.kind && self.disk_guid.is_some() && self.disk_guid == other.disk_guid
+    }
 }
 
 #[cfg(test)]

@@ -56,6 +56,8 @@ pub struct Facts<'a> {
     pub notices: Vec<String>,
     /// Free bytes where the journal will lie.
     pub state_free_bytes: u64,
+    /// Where that is, for messages.
+    pub state_dir: String,
     /// Free bytes where an image lies that is to grow.
     pub image_free_bytes: Option<u64>,
     /// Bytes a second that a short probe read, past the caches.
@@ -229,6 +231,7 @@ pub fn plan(request: &Request, facts: &Facts<'_>) -> Verdict {
         return Verdict::Refused(refusals);
     };
     let estimate = estimate(&placement, facts);
+    say_downtime(&mut refusals, &estimate);
     refusals.extend(space(&placement, facts, &estimate));
     if !refusals.is_empty() {
         return Verdict::Refused(refusals);
@@ -270,9 +273,31 @@ pub fn plan(request: &Request, facts: &Facts<'_>) -> Verdict {
 /// A refusal that stands against a change, but not against finding that none is needed: a script
 /// that runs a second time must hear `no-change` although the volume is mounted again.
 fn harmless_without_change(refusal: &Refusal) -> bool {
-    ["mounted", "swap-active", "held"]
-        .iter()
-        .any(|code| refusal.code == *code)
+    [
+        "mounted",
+        "swap",
+        "held",
+        "held-by-loop",
+        "held-by-emulator",
+    ]
+    .iter()
+    .any(|code| refusal.code == *code)
+}
+
+/// Who must take a volume away from its users wants to know for how long.
+fn say_downtime(refusals: &mut [Refusal], estimate: &Estimate) {
+    let Some(seconds) = estimate.seconds else {
+        return;
+    };
+    for refusal in refusals.iter_mut().filter(|r| r.code == "mounted") {
+        let about = match seconds {
+            0..=119 => format!("{seconds} seconds"),
+            _ => format!("{} minutes", seconds.div_ceil(60)),
+        };
+        refusal.message.push_str(&format!(
+            " The change would keep it away for about {about}."
+        ));
+    }
 }
 
 fn estimate(placement: &Placement, facts: &Facts<'_>) -> Estimate {
@@ -301,8 +326,9 @@ fn space(placement: &Placement, facts: &Facts<'_>, estimate: &Estimate) -> Vec<R
         refusals.push(Refusal::new(
             "no-journal-space",
             format!(
-                "the journal and the overlay need about {}, and the state directory has {} free",
+                "the journal and the overlay need about {}, and the state directory {} has {} free",
                 Bytes(estimate.state_bytes),
+                facts.state_dir,
                 Bytes(facts.state_free_bytes)
             ),
             "free some space there, or name a directory on another file system with --state-dir",
@@ -373,7 +399,7 @@ fn steps(placement: &Placement, facts: &Facts<'_>) -> Vec<PlanStep> {
     ));
     steps.push(step(
         "journal",
-        "write old and new content of all that differs to the journal".into(),
+        "write old and new content of what differs to the journal".into(),
         false,
     ));
     if placement.disk_bytes > facts.disk_bytes {

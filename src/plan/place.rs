@@ -57,12 +57,21 @@ pub(super) fn place(request: &Request, facts: &Facts<'_>) -> Result<Placed, Refu
     let table_changes =
         facts.table.is_some() && (partition != current || disk_bytes != facts.disk_bytes);
     if settled && partition == current && disk_bytes == facts.disk_bytes {
-        return Ok(Placed::NoChange(format!(
-            "the {} is {} already, and the partition {}",
+        let whole = match facts.table {
+            Some((_, number)) => format!("partition {number}"),
+            None => "the target".into(),
+        };
+        let mut why = format!(
+            "the {} is {} already, and {whole} {}",
             facts.file_system.kind,
             Bytes(now),
             Bytes(current.len)
-        )));
+        );
+        // Otherwise somebody asked for a little more and hears that he has it.
+        for notice in &notices {
+            why.push_str(&format!("; {notice}"));
+        }
+        return Ok(Placed::NoChange(why));
     }
     if settled {
         return settled_file_system(request, facts, file_system_bytes);
@@ -235,7 +244,7 @@ fn no_room<T>(request: &Request, facts: &Facts<'_>, wanted: u64, limit: u64) -> 
     refuse(
         "no-room",
         format!(
-            "{} does not fit: there is room up to {}, for {what}",
+            "{} does not fit: there is room up to {:#}, for {what}",
             Bytes(wanted - start),
             Bytes(limit - start)
         ),
@@ -280,7 +289,20 @@ fn shrunk_end(
         )
     };
     let Some(wanted_end) = wanted_end.filter(|&end| end > current.start) else {
-        return below(0);
+        let To::Less(bytes) = request.to else {
+            return below(0);
+        };
+        return refuse(
+            "below-minimum",
+            format!(
+                "{} cannot be taken from the {} that it has; the smallest size is {:#}: {}",
+                Bytes(bytes),
+                Bytes(base(facts) - current.start),
+                Bytes(min_bytes),
+                facts.bounds.min_reason
+            ),
+            "take less, or use --to min",
+        );
     };
     if wanted_end > base(facts) {
         return refuse(

@@ -75,6 +75,7 @@ fn facts<'a>(stage: &'a Stage, disk_mib: u64, kind: TargetKind) -> Facts<'a> {
         refusals: Vec::new(),
         notices: Vec::new(),
         state_free_bytes: 1 << 30,
+        state_dir: "/state".into(),
         image_free_bytes: Some(1 << 30),
         read_rate: Some(1 << 30),
         fingerprint: "f".into(),

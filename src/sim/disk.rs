@@ -3,7 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
-use super::{Machine, Medium, SECTOR, Verdict};
+use super::{Length, Machine, Medium, SECTOR, Verdict};
 use crate::disk::{Dir, Disk, DiskRead, Geometry, check_range};
 
 /// A disk of a [`Machine`].
@@ -82,7 +82,7 @@ impl Disk for SimDisk {
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let mut state = self.machine.state();
         let end = offset + data.len() as u64;
-        if !state.media[self.index].may_grow {
+        if state.media[self.index].length != Length::Growing {
             check_range(state.media[self.index].view_len, offset, data.len())?;
         }
         let verdict = state.count(Some(self.index))?;
@@ -120,7 +120,7 @@ impl Disk for SimDisk {
 
     fn set_len(&self, len_bytes: u64) -> io::Result<()> {
         let mut state = self.machine.state();
-        if !state.media[self.index].may_grow {
+        if state.media[self.index].length == Length::Fixed {
             return Err(io::Error::from(io::ErrorKind::Unsupported));
         }
         let verdict = state.count(Some(self.index))?;
@@ -185,7 +185,7 @@ impl Dir for SimDir {
         }
         let file = self
             .machine
-            .add_disk(Arc::new(Vec::new()), true, SECTOR as u32);
+            .add_disk(Arc::new(Vec::new()), Length::Growing, SECTOR as u32);
         self.change(|names| {
             names.insert(name.into(), file.index);
         })?;
@@ -245,7 +245,7 @@ mod tests {
     fn only_what_was_flushed_is_certain() {
         for survival in Survival::ALL {
             let machine = Machine::new();
-            let disk = machine.add_disk(Arc::new(vec![0; 4096]), false, 512);
+            let disk = machine.add_disk(Arc::new(vec![0; 4096]), Length::Fixed, 512);
             disk.write_at(0, &[1; 512]).unwrap();
             disk.flush().unwrap();
             disk.write_at(512, &[2; 512]).unwrap();
@@ -264,7 +264,7 @@ mod tests {
     #[test]
     fn the_power_goes_at_the_chosen_operation() {
         let machine = Machine::new();
-        let disk = machine.add_disk(Arc::new(vec![0; 4096]), false, 512);
+        let disk = machine.add_disk(Arc::new(vec![0; 4096]), Length::Fixed, 512);
         machine.follow(Script {
             cut_at: Some(1),
             ..Script::default()
@@ -280,7 +280,7 @@ mod tests {
     #[test]
     fn a_failed_flush_loses_what_it_was_to_save() {
         let machine = Machine::new();
-        let disk = machine.add_disk(Arc::new(vec![0; 4096]), false, 512);
+        let disk = machine.add_disk(Arc::new(vec![0; 4096]), Length::Fixed, 512);
         let faults = [(1, Fault::Error)].into_iter().collect();
         machine.follow(Script {
             faults,
@@ -312,7 +312,7 @@ mod tests {
     #[test]
     fn what_was_cut_off_does_not_come_back() {
         let machine = Machine::new();
-        let disk = machine.add_disk(Arc::new(vec![7; 2000]), true, 512);
+        let disk = machine.add_disk(Arc::new(vec![7; 2000]), Length::Settable, 512);
         disk.set_len(700).unwrap();
         disk.flush().unwrap();
         disk.set_len(2000).unwrap();

@@ -109,6 +109,17 @@ impl Rng {
     }
 }
 
+/// What can become of a medium's length.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Length {
+    /// Nothing: a block device.
+    Fixed,
+    /// It can be set, and no write goes beyond it: an image that is a target.
+    Settable,
+    /// Writes beyond the end extend it as well: a file in a directory.
+    Growing,
+}
+
 /// What one disk or file holds.
 #[derive(Clone)]
 pub(crate) struct Medium {
@@ -120,13 +131,13 @@ pub(crate) struct Medium {
     pending: Vec<(u64, Box<Sector>)>,
     view: HashMap<u64, Box<Sector>>,
     view_len: u64,
-    may_grow: bool,
+    length: Length,
     sector_bytes: u32,
     broken: bool,
 }
 
 impl Medium {
-    fn new(base: Arc<Vec<u8>>, may_grow: bool, sector_bytes: u32) -> Medium {
+    fn new(base: Arc<Vec<u8>>, length: Length, sector_bytes: u32) -> Medium {
         let len = base.len() as u64;
         Medium {
             base,
@@ -135,7 +146,7 @@ impl Medium {
             pending: Vec::new(),
             view: HashMap::new(),
             view_len: len,
-            may_grow,
+            length,
             sector_bytes,
             broken: false,
         }
@@ -340,12 +351,10 @@ impl Machine {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a disk that holds `content`. `may_grow`: it is an image file.
-    pub fn add_disk(&self, content: Arc<Vec<u8>>, may_grow: bool, sector_bytes: u32) -> SimDisk {
+    /// Adds a disk that holds `content`. `length` says what it is.
+    pub fn add_disk(&self, content: Arc<Vec<u8>>, length: Length, sector_bytes: u32) -> SimDisk {
         let mut state = self.state();
-        state
-            .media
-            .push(Medium::new(content, may_grow, sector_bytes));
+        state.media.push(Medium::new(content, length, sector_bytes));
         SimDisk::new(self.clone(), state.media.len() - 1)
     }
 

@@ -20,6 +20,7 @@ pub use format::ManifestError;
 use crate::disk::DiskRead;
 use crate::extent::{Extent, ExtentMap};
 use crate::report::{Report, Unit, checkpoint};
+use crate::units::UNIT_BYTES;
 
 /// Bytes in a chunk, unless asked for otherwise.
 pub const CHUNK_BYTES: u64 = 1 << 20;
@@ -220,7 +221,7 @@ fn hash_chunk(
             .count();
         let (together, later) = rest.split_at(joined + 1);
         let span = Extent::from_range(first.start, together.last().unwrap_or(first).end());
-        buf.resize(span.len as usize, 0);
+        let buf = aligned(buf, span.len as usize);
         disk.read_at(span.start, buf)?;
         for run in together {
             let start = (run.start - span.start) as usize;
@@ -230,6 +231,16 @@ fn hash_chunk(
         rest = later;
     }
     Ok((*hasher.finalize().as_bytes(), bytes))
+}
+
+/// `len` bytes of `memory` that begin on a page: a direct read need not be copied then.
+fn aligned(memory: &mut Vec<u8>, len: usize) -> &mut [u8] {
+    let needed = len + UNIT_BYTES as usize;
+    if memory.len() < needed {
+        memory.resize(needed, 0);
+    }
+    let start = memory.as_ptr().align_offset(UNIT_BYTES as usize);
+    &mut memory[start..start + len]
 }
 
 /// Starts the phase that one of the readers above will report its progress in.

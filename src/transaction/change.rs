@@ -9,7 +9,9 @@ use serde::Serialize;
 use super::dossier::{Dossier, Hands};
 use super::look::{Asked, Look};
 use super::media::HostMedia;
-use super::planning::{Options, Planned, fingerprint, make_plan, probe_rate, scratch, unreadable};
+use super::planning::{
+    Options, Planned, fingerprint, plan_at_rate, probe_rate, scratch, unreadable,
+};
 use super::rehearse::{Bench, Rehearsed, Stage};
 use super::stop::Stop;
 use super::store::{Summary, new_id};
@@ -57,6 +59,11 @@ pub enum Ending {
         /// What failed.
         cause: String,
     },
+    /// Done and verified, but the journal could not be closed.
+    NotClosed {
+        /// Why.
+        cause: String,
+    },
     /// Recovery is needed.
     Stuck {
         /// What failed first.
@@ -83,7 +90,8 @@ fn hold_and_confirm(
     plan: &Plan,
     options: &Options<'_>,
 ) -> Result<(Hold, Planned, Plan), Stop> {
-    let again = make_plan(asked, &plan.request, options)?;
+    // How long it will take has been said; there is no need to measure that again.
+    let again = plan_at_rate(asked, &plan.request, options, |_, _| None)?;
     let hold = match again.look.hold() {
         Ok(hold) => hold,
         Err(HostError::Refused(refusal)) => return Err(Stop::Refused(vec![refusal])),
@@ -91,7 +99,7 @@ fn hold_and_confirm(
             return Err(Stop::Failed(anyhow!(e).context("holding the target")));
         }
     };
-    let fresh = match &again.verdict {
+    let mut fresh = match &again.verdict {
         Verdict::Plan(fresh) => (**fresh).clone(),
         Verdict::Refused(refusals) => return Err(Stop::Refused(refusals.clone())),
         Verdict::NoChange(_) => return Err(stale("it has been carried out already")),
@@ -111,6 +119,7 @@ fn hold_and_confirm(
     if !same {
         return Err(stale("the plan would come out differently now"));
     }
+    fresh.estimate.seconds = plan.estimate.seconds;
     Ok((hold, again, fresh))
 }
 
@@ -145,10 +154,18 @@ pub fn carry_out(asked: &Asked, plan: &Plan, options: &Options<'_>) -> Result<Do
     let result = attempt.run(began);
     drop(hold);
     if matches!(result, Err(Stop::Refused(_) | Stop::Interrupted)) {
-        // Nothing happened that anybody would want to look at later.
+        // Nothing happened that anybody would want to look at later. Our own lock goes first.
+        drop(dir);
         let _ = options.store.remove(summary.id);
     }
-    result
+    result.map_err(|stop| match stop {
+        // What the tools said lies there, and stays until it is pruned.
+        Stop::Rejected { refusals, .. } => Stop::Rejected {
+            id: Some(summary.id),
+            refusals,
+        },
+        stop => stop,
+    })
 }
 
 /// Rehearses a plan and throws the result away.
@@ -230,7 +247,7 @@ impl Attempt<'_> {
         let verified_bytes = after.extents.total_bytes();
         checkpoint(report)?;
         self.tell_the_way_back();
-        let dossier = self.seal(&rehearsed, &identity, (before, after))?;
+        let dossier = self.seal(&media, &rehearsed, &identity, (before, after))?;
         let committing = Instant::now();
         let outcome = dossier.commit(&Hands {
             media: &media,
@@ -263,12 +280,12 @@ impl Attempt<'_> {
     /// Says what to do should the machine stop from here on, before it can.
     fn tell_the_way_back(&self) {
         let store = self.options.store;
-        let program = match store.keep_program(self.id) {
+        let program = match store.keep_program(self.id, self.plan.estimate.state_bytes) {
             true => store.dir_of(self.id).join("holdfast").display().to_string(),
             false => "holdfast".into(),
         };
         self.options.report.notice(&format!(
-            "committing; should the machine stop from here on: {program} recover --state-dir {}",
+            "committing; should the machine stop from here on:\n  {program} recover --state-dir {}",
             store.path().display()
         ));
     }
@@ -358,6 +375,7 @@ impl Attempt<'_> {
 
     fn seal(
         &self,
+        media: &HostMedia,
         rehearsed: &Rehearsed,
         identity: &str,
         manifests: (Manifest, Manifest),
@@ -368,8 +386,16 @@ impl Attempt<'_> {
         let superblock = driver.superblock();
         let superblock = Extent::new(start + superblock.start, superblock.len);
         let unit = self.unit_of(superblock);
-        let mut gate = read_vec(&*look.disk, unit.start, unit.len as usize)
-            .context("reading the superblock")?;
+        // What is to be undone is what the medium holds: a page of the disk's own cache may be older
+        // than what was written through the partition's node.
+        media
+            .settle()
+            .context("dropping the page cache of the target")?;
+        let target = media
+            .reader()
+            .context("opening the target past the page cache")?;
+        let mut gate =
+            read_vec(&target, unit.start, unit.len as usize).context("reading the superblock")?;
         let place =
             (superblock.start - unit.start) as usize..(superblock.end() - unit.start) as usize;
         let closed = driver
@@ -392,7 +418,7 @@ impl Attempt<'_> {
         let sealed = Dossier::seal(
             self.dir,
             &draft,
-            &*look.disk,
+            &target,
             &*rehearsed.after,
             manifests,
             self.options.report,
@@ -456,6 +482,7 @@ fn ending(outcome: Outcome) -> Ending {
     match outcome {
         Outcome::Applied => Ending::Applied,
         Outcome::RolledBack { cause } => Ending::RolledBack { cause },
+        Outcome::NotClosed { cause } => Ending::NotClosed { cause },
         Outcome::Stuck {
             cause,
             rollback,

@@ -11,9 +11,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::disk::survey::{self, BlockDevice, Host, HostError, Partition, Target};
-use crate::disk::{DiskRead, FileDisk, Hold, Window, drop_caches};
+use crate::disk::{DiskRead, FileDisk, Hold, Window, drop_caches, read_vec};
 use crate::extent::{Extent, ExtentMap};
-use crate::fs::{self, Driver, FsError, Observed, signature};
+use crate::fs::{self, Driver, FsError, GateState, Observed, TransactionId, signature};
 use crate::plan::{Identity, TargetKind};
 use crate::report::Refusal;
 use crate::table::{self, Found, Gpt};
@@ -108,7 +108,13 @@ impl Look {
         if look.disk.len_bytes() == 0 {
             look.refuse(
                 "empty-target",
-                format!("{} has no bytes at all", look.shown),
+                match look.disk.tail_bytes() {
+                    0 => format!("{} has no bytes at all", look.shown),
+                    few => format!(
+                        "{} has {few} bytes, which is less than one sector",
+                        look.shown
+                    ),
+                },
                 "name another target",
             );
             return Ok(look);
@@ -141,7 +147,15 @@ impl Look {
 
     /// Decides which partition is meant.
     fn choose(&mut self, typed: Option<u32>, named: Option<u32>) -> Result<()> {
-        self.refusals.extend(self.table.refusals());
+        let on_this = |refusal: Refusal| match plain_word(&self.path) {
+            Some(path) => Refusal {
+                hint: refusal.hint.replace("DISK", path),
+                ..refusal
+            },
+            None => refusal,
+        };
+        let found: Vec<Refusal> = self.table.refusals().into_iter().map(on_this).collect();
+        self.refusals.extend(found);
         let gpt = match &self.table {
             Found::Gpt(gpt) => gpt.clone(),
             Found::None { notes } => {
@@ -340,7 +354,10 @@ impl Look {
             self.refuse(
                 "kernel-table-differs",
                 message,
-                "make the kernel read the table again: `partx -u DISK`",
+                format!(
+                    "make the kernel read the table again: `partx -u {}`",
+                    escape(&device.node.to_string_lossy())
+                ),
             );
         }
         let (number, node) = match &self.node {
@@ -398,6 +415,35 @@ impl Look {
             }
         }
         Ok(busy)
+    }
+
+    /// The transaction whose gate stands on this disk, in the chosen partition or in any other: they
+    /// share the table, which recovery may write back. Where a power cut tore one copy of it, the
+    /// other, and the kernel, still say where partitions begin.
+    pub fn gate(&self) -> Option<TransactionId> {
+        let sector = u64::from(self.disk.geometry().logical_sector_bytes);
+        let in_table = match &self.table {
+            Found::Gpt(gpt) => gpt.partitions(),
+            Found::DamagedGpt { partitions, .. } => partitions,
+            _ => &[],
+        };
+        let in_kernel = self.device.iter().flat_map(|d| &d.partitions);
+        let starts = [Some(0)]
+            .into_iter()
+            .chain(in_table.iter().map(|p| p.first_lba.checked_mul(sector)))
+            .chain(in_kernel.map(|p| Some(p.extent.start)));
+        let gate_at = |start: u64| {
+            fs::drivers().iter().find_map(|driver| {
+                let place = driver.superblock();
+                let at = start.checked_add(place.start)?;
+                let bytes = read_vec(&*self.disk, at, place.len as usize).ok()?;
+                match driver.gate(&bytes) {
+                    GateState::Closed(id) => Some(id),
+                    _ => None,
+                }
+            })
+        };
+        starts.flatten().find_map(gate_at)
     }
 
     /// Who the target is.
@@ -472,4 +518,10 @@ pub fn probe(part: &dyn DiskRead) -> Result<Option<Volume>, FsError> {
         }
     }
     Ok(None)
+}
+
+/// The path, where a shell takes it as it is.
+fn plain_word(path: &Path) -> Option<&str> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"/._-:+=,".contains(&b);
+    path.to_str().filter(|word| word.bytes().all(plain))
 }

@@ -41,6 +41,8 @@ pub struct Compared {
     pub extents: Vec<Extent>,
     /// The files and structures there.
     pub owners: Vec<String>,
+    /// Whether there are more of them.
+    pub more_owners: bool,
     /// Whether it was read through the page cache.
     pub cached: bool,
 }
@@ -140,12 +142,15 @@ pub fn verify(look: &Look, file: &Path, report: &dyn Report) -> Result<Compared,
     let extents = manifest
         .compare(&reader, report)
         .context("reading the target")?;
-    let owners = owners(look, &extents);
+    let mut owners = owners(look, &extents);
+    let more_owners = owners.len() > NAMED;
+    owners.truncate(NAMED);
     Ok(Compared {
         bytes: manifest.extents.total_bytes(),
         first_chunk: extents.first().map(|e| e.start / manifest.chunk_bytes),
         extents,
         owners,
+        more_owners,
         cached: media.was_cached(),
     })
 }
@@ -166,6 +171,6 @@ fn owners(look: &Look, extents: &[Extent]) -> Vec<String> {
     let found = look
         .window(partition)
         .map_err(crate::fs::FsError::Io)
-        .and_then(|part| volume.driver.owners(&part, &inside, NAMED));
+        .and_then(|part| volume.driver.owners(&part, &inside, NAMED + 1));
     found.unwrap_or_else(|e| vec![format!("(the owners cannot be found: {e})")])
 }

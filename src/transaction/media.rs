@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use super::look::Look;
 use crate::disk::survey::{Host, Partition};
-use crate::disk::{DirectDisk, Disk, DiskRead, FileDisk, drop_caches, resize_partition};
+use crate::disk::{DirectDisk, Disk, DiskRead, FileDisk, Inode, drop_caches, resize_partition};
 use crate::extent::{Extent, ExtentMap};
 use crate::journal::{Media, Side, View};
 use crate::plan::Plan;
@@ -15,6 +15,9 @@ use crate::plan::Plan;
 pub struct HostMedia {
     /// The image, or the whole disk.
     pub path: PathBuf,
+    /// The file or device that was looked at and held. A path may come to mean another one, which
+    /// must not be written to. `None`: it could not be asked, and nothing is opened.
+    pub inode: Option<Inode>,
     /// Sector size of an image; a device has its own.
     pub image_sector_bytes: Option<u32>,
     /// The kernel's partition, where it has one: its page cache is not the disk's.
@@ -32,6 +35,7 @@ impl HostMedia {
         let sector_bytes = look.disk.geometry().logical_sector_bytes;
         HostMedia {
             path: look.path.clone(),
+            inode: look.disk.inode().ok(),
             image_sector_bytes: look.device.is_none().then_some(sector_bytes),
             node: look.node.clone(),
             partition: plan.map_or((now, now), |p| (p.partition_before(), p.partition_after())),
@@ -44,8 +48,27 @@ impl HostMedia {
         self.cached.lock().is_ok_and(|c| *c)
     }
 
+    fn same(&self, opened: Inode) -> io::Result<()> {
+        if self.inode == Some(opened) {
+            return Ok(());
+        }
+        Err(io::Error::other(format!(
+            "{} has been replaced: it is not what was looked at",
+            self.path.display()
+        )))
+    }
+
+    fn open_write(&self) -> io::Result<FileDisk> {
+        let disk = FileDisk::open_write(&self.path)?;
+        self.same(disk.inode()?)?;
+        Ok(disk)
+    }
+
     fn direct(&self, path: &Path) -> io::Result<DirectDisk> {
         let disk = DirectDisk::open(path)?;
+        if path == self.path {
+            self.same(disk.inode()?)?;
+        }
         if !disk.is_direct()
             && let Ok(mut cached) = self.cached.lock()
         {
@@ -80,7 +103,7 @@ impl HostMedia {
 
 impl Media for HostMedia {
     fn writer(&self) -> io::Result<Box<dyn Disk>> {
-        let disk = FileDisk::open_write(&self.path)?;
+        let disk = self.open_write()?;
         Ok(match self.image_sector_bytes {
             Some(bytes) => Box::new(disk.with_image_sector_bytes(bytes)?),
             None => Box::new(disk),
@@ -91,7 +114,7 @@ impl Media for HostMedia {
         let Some(_) = self.image_sector_bytes else {
             return Ok(());
         };
-        let file = FileDisk::open_write(&self.path)?;
+        let file = self.open_write()?;
         for extent in extents.iter() {
             match file.reserve(extent) {
                 Err(e) if e.kind() == io::ErrorKind::Unsupported => return Ok(()),

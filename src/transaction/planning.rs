@@ -45,6 +45,16 @@ pub struct Planned {
 /// # Errors
 /// [`Stop`].
 pub fn make_plan(asked: &Asked, request: &Request, options: &Options<'_>) -> Result<Planned, Stop> {
+    plan_at_rate(asked, request, options, probe_rate)
+}
+
+/// The same with another way to find out how fast the target reads.
+pub(super) fn plan_at_rate(
+    asked: &Asked,
+    request: &Request,
+    options: &Options<'_>,
+    rate: impl Fn(&Look, &ExtentMap) -> Option<u64>,
+) -> Result<Planned, Stop> {
     let look = Look::at(asked)?;
     refuse_hot(&look, options.store)?;
     let state = options.store.prepare(&look.host)?;
@@ -54,6 +64,11 @@ pub fn make_plan(asked: &Asked, request: &Request, options: &Options<'_>) -> Res
     let mut refusals = look.refusals.clone();
     let part = look.window(partition).context("opening the partition")?;
     let direction = request.direction;
+    // What is in use may look damaged, for it changes while it is read.
+    let unreadable = |e| match look.refusals.is_empty() {
+        true => unreadable(e),
+        false => Stop::Refused(look.refusals.clone()),
+    };
     refusals.extend(
         volume
             .driver
@@ -90,8 +105,9 @@ pub fn make_plan(asked: &Asked, request: &Request, options: &Options<'_>) -> Res
         refusals,
         notices,
         state_free_bytes: state.free_bytes,
+        state_dir: crate::units::escape(&options.store.path().to_string_lossy()),
         image_free_bytes: free_beside(&look),
-        read_rate: probe_rate(&look, &used),
+        read_rate: rate(&look, &used),
         fingerprint: fingerprint(&look, partition)?,
         driver: &Asker {
             volume,
@@ -174,7 +190,7 @@ fn odd_length(look: &Look, request: &Request) -> Option<Refusal> {
 
 /// A target with a gate, or with a hot journal here, is not planned for.
 fn refuse_hot(look: &Look, store: &Store) -> Result<(), Stop> {
-    let gate = look.file_system.as_ref().and_then(|v| v.observed.gate);
+    let gate = look.gate();
     let hot = store.hot_on(&look.identity())?;
     let id = hot.first().map(|e| e.id).or(gate);
     let Some(id) = id else { return Ok(()) };

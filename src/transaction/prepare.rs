@@ -104,7 +104,7 @@ impl Bench<'_> {
         };
         let found = found.map_err(|e| unjudged(e, "comparing the checked file system"))?;
         if !found.is_empty() {
-            return Err(Stop::Rejected(found));
+            return Err(Stop::rejected_all(found));
         }
         Ok(Prepared {
             overlay,

@@ -26,6 +26,7 @@ use crate::fs::{Driver, FsError, Observed, Orphan};
 use crate::overlay::{Overlay, differing};
 use crate::plan::Plan;
 use crate::report::{Refusal, Report, Unit, checkpoint};
+use crate::units::Bytes;
 
 /// Where overlays are made and tools run.
 pub struct Bench<'a> {
@@ -151,25 +152,26 @@ impl Bench<'_> {
         };
         let drained = export.finish();
         overlay.freeze();
-        outcome?;
-        // P7: a tool may well exit with 0 after an error that it did not care about.
-        let broken = |what: String| {
-            Stop::rejected(
-                "io-error",
-                what,
-                "the disk or the state directory failed; look at the kernel log",
-            )
+        // P7: a tool may well exit with 0 after an error that it did not care about. One that
+        // did care failed because of it, so this is named first.
+        let lost = match (&outcome, &drained) {
+            (Ok(()) | Err(Stop::Failed(_)), Err(e)) => {
+                Some(format!("what the tools wrote was not kept whole: {e}"))
+            }
+            _ => None,
         };
-        if let Some(e) = overlay.base_error() {
-            return Err(broken(format!(
-                "the target could not be read during the rehearsal: {e}"
-            )));
+        let failed = failure_of(overlay).or(lost);
+        match (failed, outcome) {
+            (Some(_), Err(Stop::Interrupted)) => Err(Stop::Interrupted),
+            (Some(what), outcome) => {
+                let mut found = vec![broken(what)];
+                if let Err(Stop::Rejected { refusals: more, .. } | Stop::Refused(more)) = outcome {
+                    found.extend(more);
+                }
+                Err(Stop::rejected_all(found))
+            }
+            (None, outcome) => outcome.map(|()| through_fuse),
         }
-        if let Some(e) = overlay.spill_error() {
-            return Err(broken(format!("the overlay could not be written: {e}")));
-        }
-        drained.map_err(|e| broken(format!("what the tools wrote was not kept whole: {e}")))?;
-        Ok(through_fuse)
     }
 }
 
@@ -256,7 +258,10 @@ impl Stage<'_> {
             let new_bytes = self.plan.file_system_size.new;
             self.driver
                 .resize(file, new_bytes, tools)
-                .map_err(|e| rejected_by_tool(e, "resize-failed"))?;
+                .map_err(|e| match e {
+                    ToolError::TooSmall { blocks, .. } => self.below_minimum(blocks),
+                    e => rejected_by_tool(e, "resize-failed"),
+                })?;
             self.bench
                 .report
                 .phase("checking the result", None, Unit::Items);
@@ -264,6 +269,20 @@ impl Stage<'_> {
                 .verify(file, tools)
                 .map_err(|e| rejected_by_tool(e, "result-not-clean"))
         })
+    }
+
+    /// Only the resizer knows how small it can make a file system, and it says so when it is asked
+    /// for less.
+    fn below_minimum(&self, blocks: u64) -> Stop {
+        let least = Bytes(blocks.saturating_mul(self.observed.block_bytes));
+        Stop::refused(
+            "below-minimum",
+            format!(
+                "{} is less than the smallest size that the resizer can make, {least:#}",
+                Bytes(self.plan.file_system_size.new)
+            ),
+            "use that size or a larger one, or --to min",
+        )
     }
 
     fn judge(
@@ -298,7 +317,7 @@ impl Stage<'_> {
         let part = Window::new(upper.clone(), after).context("opening the result")?;
         rejections.extend(self.judge_files(lower, &upper, &part)?);
         if !rejections.is_empty() {
-            return Err(Stop::Rejected(rejections));
+            return Err(Stop::rejected_all(rejections));
         }
         let used = self
             .driver
@@ -336,6 +355,27 @@ impl Stage<'_> {
     }
 }
 
+/// The first error of what lies under the tools.
+fn failure_of(overlay: &Overlay) -> Option<String> {
+    let base = overlay.base_error();
+    let base = base.map(|e| format!("the target could not be read during the rehearsal: {e}"));
+    let spill = || {
+        Some(format!(
+            "the overlay could not be written: {}",
+            overlay.spill_error()?
+        ))
+    };
+    base.or_else(spill)
+}
+
+fn broken(what: String) -> Refusal {
+    Refusal::new(
+        "io-error",
+        what,
+        "the disk or the state directory failed; look at the kernel log",
+    )
+}
+
 /// Directories that `PATH` names beyond the usual ones: their programs must be seen in the room.
 fn programs() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -368,7 +408,10 @@ pub(super) fn refused_by_tool(e: ToolError, code: &str) -> Stop {
         Ok(stop) => stop,
         Err(e) => Stop::refused(
             code,
-            format!("the file system did not pass its own check: {e}"),
+            format!(
+                "the file system did not pass its own check: {}",
+                e.to_string().trim_end()
+            ),
             "unmount it and repair it with its own tool first (for ext: `e2fsck -f`), after a backup",
         ),
     }
@@ -385,8 +428,8 @@ pub(super) fn rejected_by_tool(e: ToolError, code: &str) -> Stop {
         ),
         Err(e) => Stop::rejected(
             code,
-            e.to_string(),
-            "the target is untouched; the tool's output is in the transaction directory",
+            e.to_string().trim_end(),
+            "all that the tool said is in the transaction directory, where there is one",
         ),
     }
 }

@@ -13,12 +13,18 @@ pub enum Stop {
     /// It was refused before anything was tried.
     Refused(Vec<Refusal>),
     /// The rehearsal failed, or its result was not accepted.
-    Rejected(Vec<Refusal>),
+    Rejected {
+        /// The transaction whose directory has what the tools said, where there is one.
+        id: Option<TransactionId>,
+        /// Why.
+        refusals: Vec<Refusal>,
+    },
     /// A transaction is under way on the target: recovery comes first.
     RecoveryNeeded(Option<TransactionId>, Refusal),
     /// Somebody asked to stop, before the commit point.
     Interrupted,
-    /// Writing to the target failed in the middle. The gate stands, the journal is hot.
+    /// The target is, or may be, in the middle; or it is at an end and the journal could not be
+    /// closed. Recovery is needed.
     Stuck {
         /// The transaction.
         id: TransactionId,
@@ -37,9 +43,39 @@ impl Stop {
         Stop::Refused(vec![Refusal::new(code, message, hint)])
     }
 
+    /// The one that says most about the state of a target.
+    pub fn worst(stops: Vec<Stop>) -> Option<Stop> {
+        let badness = |stop: &Stop| match stop {
+            Stop::Stuck { .. } => 5,
+            Stop::RecoveryNeeded(..) => 4,
+            Stop::Failed(_) => 3,
+            Stop::Rejected { .. } => 2,
+            Stop::Refused(_) => 1,
+            Stop::Interrupted => 0,
+        };
+        let mut refusals = Vec::new();
+        let mut worst: Option<Stop> = None;
+        for stop in stops {
+            match stop {
+                // All refusals are told, of whatever transaction.
+                Stop::Refused(more) => refusals.extend(more),
+                stop if worst.as_ref().is_none_or(|w| badness(&stop) > badness(w)) => {
+                    worst = Some(stop);
+                }
+                _ => {}
+            }
+        }
+        worst.or_else(|| (!refusals.is_empty()).then_some(Stop::Refused(refusals)))
+    }
+
     /// One rejection.
     pub fn rejected(code: &str, message: impl Into<String>, hint: impl Into<String>) -> Stop {
-        Stop::Rejected(vec![Refusal::new(code, message, hint)])
+        Stop::rejected_all(vec![Refusal::new(code, message, hint)])
+    }
+
+    /// Several rejections.
+    pub fn rejected_all(refusals: Vec<Refusal>) -> Stop {
+        Stop::Rejected { id: None, refusals }
     }
 }
 

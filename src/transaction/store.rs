@@ -102,12 +102,28 @@ impl Store {
             ));
         }
         match suitability(host, &self.path, false) {
-            Ok(found) => Ok(found),
+            Ok(found) => self.writable().map(|()| found),
             Err(HostError::Refused(refusal)) => Err(Stop::Refused(vec![refusal])),
             Err(HostError::Io(e)) => Err(Stop::Failed(
                 anyhow::Error::from(e).context("looking at the state directory"),
             )),
         }
+    }
+
+    /// A file system that is mounted read-only takes nothing from root either.
+    fn writable(&self) -> Result<(), Stop> {
+        use nix::unistd::{AccessFlags, access};
+        access(&self.path, AccessFlags::W_OK | AccessFlags::X_OK).map_err(|e| {
+            Stop::refused(
+                "state-dir-not-writable",
+                format!(
+                    "the state directory {} cannot be written: {}",
+                    self.path.display(),
+                    io::Error::from(e)
+                ),
+                "mount what holds it for writing, or name another directory with --state-dir",
+            )
+        })
     }
 
     /// Makes the directory of a new transaction.
@@ -123,6 +139,8 @@ impl Store {
             )
         };
         let dir = HostDir::create_private(&self.path, &name).with_context(doing)?;
+        // Ours until it is dropped: a `prune` or `abandon` must not come between.
+        dir.try_lock().with_context(doing)?;
         let text = serde_json::to_vec_pretty(summary)?;
         let file = dir.create(SUMMARY_NAME).with_context(doing)?;
         file.write_at(0, &text).with_context(doing)?;
@@ -132,16 +150,26 @@ impl Store {
     }
 
     /// Copies the running program into a transaction's directory, so that recovery does not depend
-    /// on what is installed then. Returns whether it worked: it is a convenience.
-    pub fn keep_program(&self, id: TransactionId) -> bool {
+    /// on what is installed then. Returns whether it worked: it is a convenience, which leaves
+    /// `reserve_bytes` to the journal.
+    pub fn keep_program(&self, id: TransactionId, reserve_bytes: u64) -> bool {
         let to = self.dir_of(id).join(PROGRAM_NAME);
         let copy = || -> io::Result<()> {
             let from = std::env::current_exe()?;
+            let room = nix::sys::statvfs::statvfs(&self.path)?;
+            let free = (room.blocks_available() as u64).saturating_mul(room.fragment_size() as u64);
+            if free < reserve_bytes.saturating_add(from.metadata()?.len()) {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
             // A copy and not a link: a link would share its mode, and its fate, with the original.
             std::fs::copy(from, &to)?;
             std::fs::set_permissions(&to, std::os::unix::fs::PermissionsExt::from_mode(0o700))
         };
-        copy().is_ok()
+        let kept = copy().is_ok();
+        if !kept {
+            let _ = std::fs::remove_file(&to);
+        }
+        kept
     }
 
     /// The directory of a transaction.
@@ -228,6 +256,25 @@ impl Store {
         HostDir::open(&path).with_context(|| format!("opening {}", path.display()))
     }
 
+    /// Opens the directory of a transaction for one process alone, until it is dropped.
+    ///
+    /// # Errors
+    /// [`Stop::Refused`] where another process works on it.
+    pub fn open_locked(&self, id: TransactionId) -> Result<HostDir, Stop> {
+        let dir = self.open(id)?;
+        match dir
+            .try_lock()
+            .with_context(|| format!("locking transaction {id}"))?
+        {
+            true => Ok(dir),
+            false => Err(Stop::refused(
+                "held-by-holdfast",
+                format!("another holdfast is working on transaction {id}"),
+                "wait until it has ended",
+            )),
+        }
+    }
+
     /// The transaction that `text` names: its id, or the beginning of it.
     ///
     /// # Errors
@@ -255,8 +302,16 @@ impl Store {
     /// # Errors
     /// Where the directory cannot be read.
     pub fn hot_on(&self, identity: &Identity) -> Result<Vec<Entry>> {
+        if !self.path.is_dir() {
+            // What stands there instead is refused where a journal is to be kept.
+            return Ok(Vec::new());
+        }
         let hot = |e: &Entry| matches!(e.progress, Progress::Hot | Progress::Damaged(_));
-        let same = |e: &Entry| e.identity.as_ref().is_some_and(|i| i.matches(identity));
+        // A sibling partition too: the journal holds the table that they share.
+        let same = |e: &Entry| {
+            let theirs = e.identity.as_ref();
+            theirs.is_some_and(|i| i.matches(identity) || i.shares_table(identity))
+        };
         Ok(self
             .list()?
             .into_iter()
@@ -264,14 +319,25 @@ impl Store {
             .collect())
     }
 
-    /// Removes a transaction's directory: the journal first, so that what is left of a removal
-    /// that a crash cut short is never taken for a transaction that could be recovered.
+    /// Removes the directory of a transaction that is not hot: the journal first, so that what is
+    /// left of a removal that a crash cut short is never taken for one that could be recovered.
     ///
     /// # Errors
-    /// Where it cannot be removed.
-    pub fn remove(&self, id: TransactionId) -> Result<()> {
-        let dir = self.open(id)?;
+    /// [`Stop::Refused`] where it is hot or another process works on it; where it cannot be removed.
+    pub fn remove(&self, id: TransactionId) -> Result<(), Stop> {
+        let dir = self.open_locked(id)?;
         let doing = || format!("removing transaction {id}");
+        // Looked at with the lock: it may have become hot since it was listed.
+        if matches!(
+            self.entry(id)?.progress,
+            Progress::Hot | Progress::Damaged(_)
+        ) {
+            return Err(Stop::refused(
+                "hot-journal",
+                format!("transaction {id} is not finished: its journal is the only way back"),
+                "recover it first, or give it up with `holdfast abandon`",
+            ));
+        }
         if dir
             .names()
             .with_context(doing)?
@@ -282,7 +348,7 @@ impl Store {
             // Barrier: see above.
             dir.flush().with_context(doing)?;
         }
-        std::fs::remove_dir_all(self.dir_of(id)).with_context(doing)
+        Ok(std::fs::remove_dir_all(self.dir_of(id)).with_context(doing)?)
     }
 }
 

@@ -14,10 +14,12 @@ use super::media::HostMedia;
 use super::stop::Stop;
 use super::store::{Entry, Progress, Store};
 use crate::disk::survey::{BlockDevice, Host, HostError, Target};
-use crate::disk::{DiskRead, FileDisk, Hold, read_vec};
+use crate::disk::{Dir, DiskRead, FileDisk, Hold, HostDir, read_vec};
 use crate::extent::Extent;
 use crate::fs::{self, Driver, GateState, TransactionId};
-use crate::journal::{Closed, JournalError, RecoverError, Recovered, Side, Standing, Superblock};
+use crate::journal::{
+    JOURNAL_NAME, Journal, JournalError, RecoverError, Recovered, Side, Standing, Superblock,
+};
 use crate::plan::{Identity, TargetKind};
 use crate::report::{Refusal, Report};
 
@@ -83,20 +85,62 @@ struct Case {
     dossier: Dossier,
     identity: Identity,
     driver: &'static dyn Driver,
+    /// Locked.
+    _dir: HostDir,
+}
+
+/// A journal that cannot be used. What that means, the target tells: with the gate of the
+/// transaction on it, it is in the middle, whatever the journal looks like.
+fn unusable(e: JournalError, entry: &Entry) -> Stop {
+    let id = entry.id;
+    if let Some(path) = gated_target(entry) {
+        let what = format!(
+            "the gate of transaction {id} stands on {}, and its journal cannot be used: {e}. Keep \
+             both as they are; a copy of the journal, from a backup of the state directory, will do",
+            path.display()
+        );
+        return Stop::Stuck {
+            id,
+            what,
+            extents: Vec::new(),
+        };
+    }
+    match e {
+        JournalError::NotSealed => Stop::refused(
+            "not-committed",
+            format!("transaction {id} never reached its commit point: the target is untouched"),
+            format!("`holdfast prune {id}` removes what is left of it"),
+        ),
+        e => Stop::Failed(anyhow!(e).context(format!("opening the journal of {id}"))),
+    }
+}
+
+/// Where the gate of `entry` stands: at the path that it had, or on any disk. Needs no journal.
+fn gated_target(entry: &Entry) -> Option<PathBuf> {
+    let identity = entry.identity.as_ref()?;
+    let driver = fs::driver(&identity.driver)?;
+    let host = Host::default();
+    let mut candidates = vec![PathBuf::from(&identity.path)];
+    if identity.kind == TargetKind::Device {
+        let disks = host.list_disks().unwrap_or_default();
+        candidates.extend(disks.into_iter().map(|d| d.node));
+    }
+    let place = driver.superblock();
+    let at = identity.partition_start.checked_add(place.start)?;
+    candidates.into_iter().find(|path| {
+        let gate = Found::at(&host, path)
+            .and_then(|found| found.read(identity))
+            .and_then(|disk| Ok(read_vec(&disk, at, place.len as usize)?))
+            .map(|bytes| driver.gate(&bytes));
+        gate.is_ok_and(|gate| gate == GateState::Closed(entry.id))
+    })
 }
 
 impl Case {
     fn open(store: &Store, entry: Entry) -> Result<Case, Stop> {
         let id = entry.id;
-        let dir = store.open(id)?;
-        let dossier = Dossier::open(&dir).map_err(|e| match e {
-            JournalError::NotSealed => Stop::refused(
-                "not-committed",
-                format!("transaction {id} never reached its commit point: the target is untouched"),
-                format!("`holdfast prune {id}` removes what is left of it"),
-            ),
-            e => Stop::Failed(anyhow!(e).context(format!("opening the journal of {id}"))),
-        })?;
+        let dir = store.open_locked(id)?;
+        let dossier = Dossier::open(&dir).map_err(|e| unusable(e, &entry))?;
         let identity: Identity = serde_json::from_str(dossier.journal.identity())
             .with_context(|| format!("reading the identity in the journal of {id}"))?;
         let driver = fs::driver(dossier.journal.driver()).with_context(|| {
@@ -110,6 +154,7 @@ impl Case {
             dossier,
             identity,
             driver,
+            _dir: dir,
         })
     }
 
@@ -207,15 +252,17 @@ impl Case {
         ))
     }
 
-    fn media(&self, found: &Found) -> HostMedia {
+    /// To be called with the target held.
+    fn media(&self, found: &Found) -> Result<HostMedia> {
         let plan = self.entry.summary.as_ref().map(|s| &s.plan);
         let nothing = Extent::new(0, 0);
         let image = found
             .device
             .is_none()
             .then_some(self.identity.sector_bytes as u32);
-        HostMedia {
+        Ok(HostMedia {
             path: found.path.clone(),
+            inode: Some(FileDisk::open_read(&found.path)?.inode()?),
             image_sector_bytes: image,
             // Without the plan nobody knows what to tell the kernel; at the next boot it reads the
             // table by itself.
@@ -224,14 +271,15 @@ impl Case {
                 (p.partition_before(), p.partition_after())
             }),
             cached: Mutex::new(false),
-        }
+        })
     }
 }
 
-/// Recovers every hot transaction, or those of one target.
+/// Recovers every hot transaction, or those of one target. One that cannot be recovered does not
+/// keep the others from it.
 ///
 /// # Errors
-/// The first that cannot be recovered; those before it are.
+/// The worst of those that could not be recovered. The others are, and a notice says so.
 pub fn recover(
     store: &Store,
     only: Option<&str>,
@@ -239,46 +287,96 @@ pub fn recover(
     report: &dyn Report,
 ) -> Result<Vec<Undone>, Stop> {
     let host = Host::default();
-    let mut done = Vec::new();
-    let (mut entries, path) = chosen(store, only)?;
-    entries.retain(|e| matches!(e.progress, Progress::Hot | Progress::Damaged(_)));
-    let mut others = Vec::new();
+    let (entries, path) = chosen(store, only)?;
+    let gate = path.as_deref().map(|path| gate_on(&host, path));
+    let gate = gate.transpose()?.flatten();
+    let (mut done, mut failures) = (Vec::new(), Vec::new());
     for entry in entries {
-        let case = Case::open(store, entry)?;
-        let found = match &path {
-            Some(path) => match case.named(&host, path) {
-                Ok(found) => found,
-                Err(Stop::Refused(refusals)) => {
-                    others.extend(refusals);
-                    continue;
-                }
-                Err(e) => return Err(e),
-            },
-            None => case.find(&host)?,
+        let id = entry.id;
+        // Whatever the journal looks like: where its gate stands, there is something to do. Who gave
+        // a transaction up is asked to name it again.
+        let named = gate == Some(id) || (path.is_none() && only.is_some());
+        let wanted = match entry.progress {
+            Progress::Hot | Progress::Damaged(_) => true,
+            Progress::Abandoned if !named => false,
+            _ => gate == Some(id) || gated_target(&entry).is_some(),
         };
-        let _hold = found.hold(&host, case.identity.partition_number)?;
-        let media = case.media(&found);
-        let hands = Hands {
-            media: &media,
-            driver: case.driver,
-            report,
-            now: now(),
-            whole: true,
-        };
-        let ended = case
-            .dossier
-            .recover(&hands, toward)
-            .map_err(|e| explain(e, case.entry.id, &give_up(case.entry.id)))?;
-        done.push(Undone {
-            id: case.entry.id,
-            target: found.path,
-            applied: ended == Recovered::Applied,
-        });
+        if !wanted {
+            continue;
+        }
+        match recover_one(store, entry, path.as_deref(), &host, toward, report) {
+            Ok(None) => {}
+            Ok(Some(undone)) => {
+                let end = if undone.applied {
+                    "completed"
+                } else {
+                    "rolled back"
+                };
+                report.notice(&format!("{id} on {}: {end}", undone.target.display()));
+                done.push(undone);
+            }
+            Err(Stop::Interrupted) => return Err(Stop::Interrupted),
+            Err(stop) => failures.push(stop),
+        }
     }
-    if done.is_empty() && path.is_some() {
-        gate_without_journal(&host, path.as_deref(), store)?;
+    if let (Some(id), Some(path), true) = (gate, &path, done.is_empty() && failures.is_empty()) {
+        let message = format!(
+            "transaction {id} is under way on {}, and {} does not have its journal",
+            path.display(),
+            store.path().display()
+        );
+        let hint = "name the state directory that was used, with --state-dir";
+        let refusal = Refusal::new("journal-elsewhere", message, hint);
+        return Err(Stop::RecoveryNeeded(Some(id), refusal));
     }
-    Ok(done)
+    // What was asked for was done; others were only asked whether it is theirs.
+    if path.is_some() && !done.is_empty() {
+        return Ok(done);
+    }
+    match Stop::worst(failures) {
+        Some(stop) => Err(stop),
+        None => Ok(done),
+    }
+}
+
+/// `None`: what is at `path` is not the target of this transaction.
+fn recover_one(
+    store: &Store,
+    entry: Entry,
+    path: Option<&Path>,
+    host: &Host,
+    toward: Side,
+    report: &dyn Report,
+) -> Result<Option<Undone>, Stop> {
+    let case = Case::open(store, entry)?;
+    let found = match path {
+        Some(path) => {
+            let found = Found::at(host, path)?;
+            if !case.is_target(&found)? {
+                return Ok(None);
+            }
+            found
+        }
+        None => case.find(host)?,
+    };
+    let _hold = found.hold(host, case.identity.partition_number)?;
+    let media = case.media(&found)?;
+    let hands = Hands {
+        media: &media,
+        driver: case.driver,
+        report,
+        now: now(),
+        whole: true,
+    };
+    let ended = case
+        .dossier
+        .recover(&hands, toward)
+        .map_err(|e| explain(e, case.entry.id, &give_up(case.entry.id)))?;
+    Ok(Some(Undone {
+        id: case.entry.id,
+        target: found.path,
+        applied: ended == Recovered::Applied,
+    }))
 }
 
 /// What `recover` was told: nothing, a transaction, or a target.
@@ -286,38 +384,28 @@ fn chosen(store: &Store, only: Option<&str>) -> Result<(Vec<Entry>, Option<PathB
     match only {
         None => Ok((store.list()?, None)),
         Some(text) if Path::new(text).exists() => Ok((store.list()?, Some(text.into()))),
+        Some(text) if text.contains('/') || !text.bytes().all(|b| b.is_ascii_hexdigit()) => {
+            Err(Stop::refused(
+                "no-such-target",
+                format!(
+                    "there is no {}, and no transaction begins so",
+                    crate::units::escape(text)
+                ),
+                "name an image, a device, or a transaction that `holdfast status` lists",
+            ))
+        }
         Some(text) => Ok((vec![store.find(text)?], None)),
     }
 }
 
-/// A target with a gate whose journal is not here: that must not look like "nothing to do".
-fn gate_without_journal(host: &Host, path: Option<&Path>, store: &Store) -> Result<(), Stop> {
-    let Some(path) = path else { return Ok(()) };
-    let found = Found::at(host, path)?;
+/// The transaction whose gate stands on what is at `path`.
+fn gate_on(host: &Host, path: &Path) -> Result<Option<TransactionId>> {
     let asked = Asked {
-        target: found.path,
+        target: Found::at(host, path)?.path,
         partition: None,
         sector_bytes: None,
     };
-    let gate = Look::at(&asked)
-        .ok()
-        .and_then(|look| look.file_system)
-        .and_then(|v| v.observed.gate);
-    match gate {
-        None => Ok(()),
-        Some(id) => {
-            let message = format!(
-                "transaction {id} is under way on {}, and {} does not have its journal",
-                path.display(),
-                store.path().display()
-            );
-            let hint = "name the state directory that was used, with --state-dir";
-            Err(Stop::RecoveryNeeded(
-                Some(id),
-                Refusal::new("journal-elsewhere", message, hint),
-            ))
-        }
-    }
+    Ok(Look::at(&asked)?.gate())
 }
 
 fn give_up(id: TransactionId) -> String {
@@ -333,7 +421,10 @@ fn explain(e: RecoverError, id: TransactionId, hint: &str) -> Stop {
             }
             Stop::refused(
                 "target-changed",
-                format!("{what} ({})", named.join(", ")),
+                match named.is_empty() {
+                    true => what,
+                    false => format!("{what} ({})", named.join(", ")),
+                },
                 format!("nothing was written; {hint}"),
             )
         }
@@ -380,7 +471,7 @@ pub fn roll_back(
         None => case.find(&host)?,
     };
     let _hold = found.hold(&host, case.identity.partition_number)?;
-    let media = case.media(&found);
+    let media = case.media(&found)?;
     let hands = Hands {
         media: &media,
         driver: case.driver,
@@ -461,24 +552,25 @@ pub fn prune(store: &Store, ids: &[String], days: u64) -> Result<Vec<Transaction
 /// [`Stop::Refused`] where it is not hot.
 pub fn abandon(store: &Store, id: TransactionId) -> Result<(), Stop> {
     let entry = store.find(&id.to_string())?;
-    if let Progress::Damaged(what) = &entry.progress {
-        return Err(Stop::refused(
-            "damaged-journal",
-            format!("the journal of {id} cannot be read: {what}"),
-            format!("remove {} by hand", store.dir_of(id).display()),
-        ));
+    match &entry.progress {
+        Progress::Hot => {}
+        Progress::Damaged(what) => {
+            return Err(Stop::refused(
+                "damaged-journal",
+                format!("the journal of {id} cannot be read: {what}"),
+                format!("remove {} by hand", store.dir_of(id).display()),
+            ));
+        }
+        _ => {
+            return Err(Stop::refused(
+                "wrong-state",
+                format!("transaction {id} is not hot"),
+                "",
+            ));
+        }
     }
-    let case = Case::open(store, entry)?;
-    if case.entry.progress != Progress::Hot {
-        return Err(Stop::refused(
-            "wrong-state",
-            format!("transaction {id} is closed already"),
-            "",
-        ));
-    }
-    Ok(case
-        .dossier
-        .journal
-        .close(Closed::Abandoned, now())
-        .context("closing the journal")?)
+    // A journal that is damaged in the middle can be given up too.
+    let dir = store.open_locked(id)?;
+    let file = dir.open(JOURNAL_NAME).context("opening the journal")?;
+    Ok(Journal::abandon(file, now()).context("closing the journal")?)
 }

@@ -23,7 +23,7 @@ use thiserror::Error;
 
 pub use super::mounts::{DevNumber, Mount};
 pub use process::{Process, users_of};
-pub use refuse::{refusals, unit_of};
+pub use refuse::{refusals, shell_word, unit_of};
 pub use users::{Use, uses, uses_of_image};
 
 pub(super) use process::name_of;
@@ -158,7 +158,10 @@ impl Host {
         if !meta.file_type().is_block_device() {
             return Err(named(io::Error::new(
                 io::ErrorKind::InvalidInput,
-                "it is neither an image file nor a block device",
+                format!(
+                    "it is {}, neither an image file nor a block device",
+                    kind_of(meta.file_type())
+                ),
             )));
         }
         self.device(DevNumber::of(meta.rdev())).map_err(named)
@@ -339,6 +342,17 @@ fn sectors(path: &Path) -> io::Result<u64> {
     parsed::<u64>(path)?
         .checked_mul(SYSFS_SECTOR)
         .ok_or_else(|| odd(path, "beyond 2^64 bytes"))
+}
+
+fn kind_of(kind: std::fs::FileType) -> &'static str {
+    let kinds = [
+        (kind.is_dir(), "a directory"),
+        (kind.is_fifo(), "a pipe"),
+        (kind.is_socket(), "a socket"),
+        (kind.is_char_device(), "a character device"),
+    ];
+    let found = kinds.iter().find(|(is, _)| *is);
+    found.map_or("something else", |(_, name)| name)
 }
 
 fn odd(path: &Path, why: &str) -> io::Error {

@@ -146,7 +146,7 @@ fn shown(path: &Path) -> String {
 }
 
 /// A path as a word that a shell takes literally, and a terminal too: `$'…'` where it must be.
-fn shell_word(path: &Path) -> String {
+pub fn shell_word(path: &Path) -> String {
     let bytes = path.as_os_str().as_bytes();
     let plain = |b: &u8| b.is_ascii_alphanumeric() || b"/._-:@%+=,".contains(b);
     if !bytes.is_empty() && bytes.iter().all(plain) {

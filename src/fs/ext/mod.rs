@@ -28,6 +28,7 @@ pub mod feature;
 pub mod forecast;
 pub mod gate;
 pub mod groups;
+pub mod inline;
 pub mod inode;
 pub mod jbd2;
 pub mod layout;

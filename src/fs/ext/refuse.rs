@@ -24,12 +24,14 @@ const HANDLED: &[Feature] = &[
     feature::FILETYPE,
     feature::NEEDS_RECOVERY,
     feature::EXTENT,
+    feature::META_BG,
     feature::BIT64,
     feature::MMP,
     feature::FLEX_BG,
     feature::EA_INODE,
     feature::METADATA_CSUM_SEED,
     feature::LARGE_DIR,
+    feature::INLINE_DATA,
     feature::ENCRYPT,
     feature::CASEFOLD,
     feature::SPARSE_SUPER,
@@ -45,27 +47,24 @@ const HANDLED: &[Feature] = &[
     feature::ORPHAN_PRESENT,
 ];
 
-/// Features that are refused by name, with the code and the reason.
+/// Features that are refused by name, with the code and the reason. Both have been tried on many
+/// images, with the refusal taken out:
+///
+/// - `bigalloc`: resize2fs itself refuses it unless it is given `-f`, and that option silences its
+///   other refusals as well.
+/// - `sparse_super2`: resize2fs 1.47.0 leaves the backup superblock in the last group, or the blocks
+///   of one that was moved, marked wrongly in the bitmap. The check of the result finds that, so
+///   nothing was ever lost by it; but five of nine tries ended so, after the whole rehearsal.
 const REFUSED: &[(Feature, &str, &str)] = &[
     (
         feature::BIGALLOC,
         "ext-bigalloc",
-        "resizing clusters has corrupted file systems",
-    ),
-    (
-        feature::META_BG,
-        "ext-meta-bg",
-        "its descriptors are spread over the device, and resizing it is not handled yet",
-    ),
-    (
-        feature::INLINE_DATA,
-        "ext-inline-data",
-        "files inside inodes are not handled yet",
+        "resize2fs itself warns that resizing clusters is at one's own risk",
     ),
     (
         feature::SPARSE_SUPER2,
         "ext-sparse-super2",
-        "resizing has lost its backup superblocks",
+        "resize2fs does not keep its backup superblocks and the bitmaps in step",
     ),
 ];
 

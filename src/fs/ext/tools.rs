@@ -217,8 +217,8 @@ pub fn replay(file: &Path, has_orphan_file: bool, tools: &Tools<'_>) -> Result<(
 
 /// Whether e2fsck names nothing that is more than the rest of a replay.
 fn only_replay(outcome: &Outcome) -> bool {
-    const HARMLESS: [&str; 10] = [
-        "recovering journal",
+    const HARMLESS: [&str; 11] = [
+        ": recovering journal",
         "Clearing orphaned inode",
         "Truncating orphaned inode",
         "Setting free inodes count to",
@@ -226,6 +226,8 @@ fn only_replay(outcome: &Outcome) -> bool {
         "Orphan file (inode",
         "CLEARED.",
         "was not cleanly unmounted, check forced",
+        // `orphan_present` is in the primary one alone.
+        "primary superblock features different from backup, check forced",
         ": clean, ",
         "% non-contiguous), ",
     ];
@@ -250,10 +252,20 @@ pub fn resize(file: &Path, new_bytes: u64, tools: &Tools<'_>) -> Result<(), Tool
     );
     // With a unit, and never with -f: a bare number is blocks, and -f silences its own refusals.
     let size = format!("{}K", new_bytes / 1024);
-    tools
-        .run(RESIZE2FS, &[file.as_os_str(), size.as_ref()])?
-        .accept(&[0])?;
-    Ok(())
+    let outcome = tools.run(RESIZE2FS, &[file.as_os_str(), size.as_ref()])?;
+    match parse_too_small(&outcome.output) {
+        Some(blocks) if outcome.code != Some(0) => Err(ToolError::TooSmall {
+            tool: RESIZE2FS.name.into(),
+            blocks,
+        }),
+        _ => outcome.accept(&[0]).map(|_| ()),
+    }
+}
+
+/// Reads `New size smaller than minimum (4961)`: it moves nothing then.
+fn parse_too_small(text: &str) -> Option<u64> {
+    let (_, rest) = text.split_once("New size smaller than minimum (")?;
+    rest.split_once(')')?.0.parse().ok()
 }
 
 /// Checks the file system on `file` in every part, without writing to it.
@@ -350,6 +362,20 @@ mod tests {
         let huge = (Direction::Grow, 1024, 1 << 40);
         assert_eq!(codes(Version(1, 45, 6), &[], huge), (1, 0));
         assert_eq!(codes(Version(1, 45, 7), &[], huge), (0, 0));
+    }
+
+    #[test]
+    fn a_size_that_is_too_small_is_read() {
+        let said = "resize2fs 1.47.0 (5-Feb-2023)\n/usr/sbin/resize2fs: New size smaller than \
+                    minimum (4961)\n\n";
+        assert_eq!(parse_too_small(said), Some(4961));
+        for not in [
+            "",
+            "New size smaller than minimum",
+            "New size smaller than minimum (x)",
+        ] {
+            assert_eq!(parse_too_small(not), None, "{not}");
+        }
     }
 
     #[test]

@@ -13,12 +13,13 @@ use std::ops::ControlFlow;
 use crate::disk::{DiskRead, read_vec};
 use crate::extent::Extent;
 use crate::fs::FsError;
-use crate::report::{Refusal, Report, checkpoint};
+use crate::report::{Report, checkpoint};
 
 use super::crc::crc32c;
 use super::dir::Entries;
 use super::feature;
 use super::groups::{Groups, INODE_UNINIT, read_blocks};
+use super::inline::InlineDirectory;
 use super::inode::{FLAG_INLINE_DATA, Inode, Kind, ROOT};
 use super::map::{Map, Piece};
 use super::superblock::Superblock;
@@ -134,17 +135,13 @@ impl<'a> Volume<'a> {
     /// Calls `visit` with each block of a directory: its logical number and its bytes.
     ///
     /// # Errors
-    /// [`FsError::Unsupported`] for a directory that is kept inside its inode; what `visit`
-    /// returns; as [`Map::next_piece`].
+    /// What `visit` returns; as [`Map::next_piece`].
     pub fn each_directory_block(
         &self,
         number: u32,
         inode: &Inode,
         mut visit: impl FnMut(u64, &[u8]) -> Result<ControlFlow<()>, FsError>,
     ) -> Result<(), FsError> {
-        if inode.has(FLAG_INLINE_DATA) {
-            return Err(inline_directory(number));
-        }
         let block_bytes = self.sb.block_bytes;
         let mut map = Map::new(self, number, inode)?;
         while let Some(piece) = map.next_piece()? {
@@ -165,7 +162,8 @@ impl<'a> Volume<'a> {
         Ok(())
     }
 
-    /// Calls `visit` with the inode number and the name of each used entry of a directory.
+    /// Calls `visit` with the inode number and the name of each used entry of a directory. One that
+    /// is kept inside its inode has no entry for itself.
     ///
     /// # Errors
     /// [`FsError::Corrupt`] where a block is no list of entries; as
@@ -173,22 +171,35 @@ impl<'a> Volume<'a> {
     pub fn each_entry(
         &self,
         number: u32,
-        inode: &Inode,
+        (inode, raw): (&Inode, &[u8]),
         mut visit: impl FnMut(u32, &[u8]) -> ControlFlow<()>,
     ) -> Result<(), FsError> {
-        self.each_directory_block(number, inode, |logical, block| {
-            for entry in Entries::new(block) {
+        let mut visit_list = |place: &dyn std::fmt::Display, list: &[u8]| {
+            for entry in Entries::new(list) {
                 let entry = entry.map_err(|error| {
-                    FsError::Corrupt(format!(
-                        "directory inode {number}, block {logical}: {error}"
-                    ))
+                    FsError::Corrupt(format!("directory inode {number}, {place}: {error}"))
                 })?;
                 if entry.inode != 0 && visit(entry.inode, entry.name).is_break() {
                     return Ok(ControlFlow::Break(()));
                 }
             }
             Ok(ControlFlow::Continue(()))
-        })
+        };
+        if !inode.has(FLAG_INLINE_DATA) {
+            return self.each_directory_block(number, inode, |logical, block| {
+                visit_list(&format_args!("block {logical}"), block)
+            });
+        }
+        let inside = inline_directory(number, inode, raw)?;
+        for (list, at) in inside.lists.into_iter().zip(1..) {
+            if visit_list(&format_args!("list {at} in the inode"), list)?.is_break() {
+                return Ok(());
+            }
+        }
+        if inside.parent != 0 {
+            let _ = visit(inside.parent, b"..");
+        }
+        Ok(())
     }
 
     /// A path for each of `wanted` that has one: of several names for one file, one is found.
@@ -211,13 +222,11 @@ impl<'a> Volume<'a> {
             }
         }
         if !files.is_empty() {
-            self.each_inode(report, |parent, inode, _| {
-                // Names inside an inode are not read: their files stay without a path.
-                let readable = inode.kind() == Kind::Directory && !inode.has(FLAG_INLINE_DATA);
-                if !readable || names.len() == files.len() {
+            self.each_inode(report, |parent, inode, raw| {
+                if inode.kind() != Kind::Directory || names.len() == files.len() {
                     return Ok(());
                 }
-                self.each_entry(parent, inode, |child, name| {
+                self.each_entry(parent, (inode, raw), |child, name| {
                     if files.contains(&child) {
                         names
                             .entry(child)
@@ -263,10 +272,10 @@ impl<'a> Volume<'a> {
             let Some(parent) = self.parent(table, at)? else {
                 return Ok(None);
             };
-            let (inode, _) = table.get(parent)?;
+            let (inode, raw) = table.get(parent)?;
             let mut found = None;
             if inode.kind() == Kind::Directory {
-                self.each_entry(parent, &inode, |child, name| {
+                self.each_entry(parent, (&inode, raw), |child, name| {
                     if child == at && !matches!(name, b"." | b"..") {
                         found = Some(name.to_vec());
                         return ControlFlow::Break(());
@@ -290,10 +299,10 @@ impl<'a> Volume<'a> {
     }
 
     fn parent(&self, table: &mut Table<'_>, directory: u32) -> Result<Option<u32>, FsError> {
-        let (inode, _) = table.get(directory)?;
+        let (inode, raw) = table.get(directory)?;
         let mut parent = None;
         if inode.kind() == Kind::Directory {
-            self.each_entry(directory, &inode, |number, name| {
+            self.each_entry(directory, (&inode, raw), |number, name| {
                 if name == b".." {
                     parent = Some(number);
                     return ControlFlow::Break(());
@@ -305,13 +314,17 @@ impl<'a> Volume<'a> {
     }
 }
 
-/// What stands in the way of reading the names of a directory in its inode.
-pub fn inline_directory(number: u32) -> FsError {
-    FsError::Unsupported(Refusal::new(
-        "ext-inline-data",
-        format!("directory inode {number} is kept inside its inode (inline_data)"),
-        "",
-    ))
+/// A directory that is kept inside its inode.
+///
+/// # Errors
+/// [`FsError::Corrupt`] where the attributes of the inode cannot be read.
+pub fn inline_directory<'r>(
+    number: u32,
+    inode: &Inode,
+    raw: &'r [u8],
+) -> Result<InlineDirectory<'r>, FsError> {
+    InlineDirectory::parse(inode, raw)
+        .map_err(|error| FsError::Corrupt(format!("directory inode {number}: {error}")))
 }
 
 /// Which inodes of a group are in use.

@@ -8,6 +8,8 @@ use std::ops::Range;
 use thiserror::Error;
 
 use super::bytes::{u8_at, u16_at, u32_at};
+use super::dir::Entries;
+use super::inline;
 
 /// `EXT4_XATTR_MAGIC`.
 pub const MAGIC: u32 = 0xea02_0000;
@@ -124,8 +126,9 @@ pub fn forget_references(block: &mut [u8]) {
 }
 
 /// How the attributes `after` differ from `before`, where they do. `renumber` gives the new number
-/// of an inode that holds a value. All bytes count, also those between the attributes; only a
-/// block's checksum does not.
+/// of an inode, one that holds a value or, where the attributes are those of a directory inside
+/// its inode, one that it names. All bytes count, also those between the attributes; only a block's
+/// checksum does not.
 ///
 /// # Errors
 /// [`XattrError`].
@@ -134,6 +137,7 @@ pub fn difference(
     after: &[u8],
     place: Place,
     renumber: &dyn Fn(u32) -> Option<u32>,
+    names_inodes: bool,
 ) -> Result<Option<String>, XattrError> {
     if before == after && place == Place::Inode && u32_at(before, 0) != MAGIC {
         return Ok(None);
@@ -146,6 +150,12 @@ pub fn difference(
         if let Some(field) = expected.get_mut(at..at + 4) {
             field.copy_from_slice(&number.to_le_bytes());
         }
+    }
+    for attribute in old.iter().filter(|a| names_inodes && inline::is_data(a)) {
+        let list = expected
+            .get_mut(attribute.value.clone())
+            .unwrap_or_default();
+        renumber_entries(list, renumber);
     }
     if place == Place::Block
         && let (Some(to), Some(from)) =
@@ -172,7 +182,7 @@ pub fn difference(
             0 => Some(0),
             number => renumber(number),
         };
-        if value(before, a) != value(after, b) || wanted != Some(b.value_inode) {
+        if value(&expected, a) != value(after, b) || wanted != Some(b.value_inode) {
             return Ok(Some(format!("the value of {} differs", a.full_name())));
         }
     }
@@ -190,6 +200,21 @@ pub fn difference(
     Ok(Some(format!(
         "the attributes have the same names and values, but byte {at} of the set differs"
     )))
+}
+
+/// Gives the entries in a list of a directory the new numbers of their inodes. What is no entry
+/// stays as it is: then the comparison of the directory says so.
+fn renumber_entries(list: &mut [u8], renumber: &dyn Fn(u32) -> Option<u32>) {
+    let numbers: Vec<(usize, u32)> = Entries::new(list)
+        .map_while(Result::ok)
+        .filter(|entry| entry.inode != 0)
+        .map(|entry| (entry.at, renumber(entry.inode).unwrap_or(0)))
+        .collect();
+    for (at, number) in numbers {
+        if let Some(field) = list.get_mut(at..at + 4) {
+            field.copy_from_slice(&number.to_le_bytes());
+        }
+    }
 }
 
 #[cfg(test)]
@@ -240,7 +265,7 @@ mod tests {
         for place in [Place::Inode, Place::Block] {
             let before = set(place, base);
             let says = |after: &[u8], renumber| {
-                difference(&before, after, place, renumber).expect("parses")
+                difference(&before, after, place, renumber, false).expect("parses")
             };
             assert_eq!(says(&before, SAME), None);
             let text = |after: &[(u8, &[u8], &[u8], u32)]| {
@@ -264,10 +289,13 @@ mod tests {
         let before = set(Place::Block, &[(1, b"a", b"one", 0)]);
         let mut after = before.clone();
         after[16] = 9;
-        assert_eq!(difference(&before, &after, Place::Block, SAME), Ok(None));
+        assert_eq!(
+            difference(&before, &after, Place::Block, SAME, false),
+            Ok(None)
+        );
         after[4] = 9;
         assert!(matches!(
-            difference(&before, &after, Place::Block, SAME),
+            difference(&before, &after, Place::Block, SAME, false),
             Ok(Some(_))
         ));
     }

@@ -19,7 +19,8 @@ use crate::report::Refusal;
 
 use super::super::feature;
 use super::super::inode::{
-    BAD_BLOCKS, BLOCK_FIELD, FIELDS, FIXED_BYTES, FLAG_EA_INODE, Field, Inode, Kind, Rule, Time,
+    BAD_BLOCKS, BLOCK_FIELD, FIELDS, FIXED_BYTES, FLAG_EA_INODE, FLAG_INLINE_DATA, Field, Inode,
+    Kind, Rule, Time,
 };
 use super::super::map::Map;
 use super::super::walk::inline_directory;
@@ -44,6 +45,11 @@ pub struct Pair<'a> {
 impl Pair<'_> {
     fn object(&self) -> Object {
         Object::Before(self.numbers.0)
+    }
+
+    fn is_inline_directory(&self) -> bool {
+        let inside = |inode: &Inode| inode.kind() == Kind::Directory && inode.has(FLAG_INLINE_DATA);
+        inside(self.old) && inside(self.new)
     }
 
     fn is_renumbered(&self) -> bool {
@@ -92,14 +98,13 @@ impl Comparison<'_> {
     fn compare_content(&mut self, pair: &Pair<'_>) -> Result<bool, FsError> {
         let code = self.content_code(pair);
         if !pair.old.has_map() || !pair.new.has_map() {
+            if pair.is_inline_directory() {
+                return self.compare_inline_directory(pair);
+            }
             let (old, new) = pair.bytes(BLOCK_FIELD);
             if old != new {
                 self.findings
                     .add(pair.object(), code, short_content(pair, old, new));
-            }
-            if pair.old.kind() == Kind::Directory && !self.renumbering.is_empty() {
-                // The names inside the inode could name an inode that was renumbered.
-                return Err(inline_directory(pair.numbers.0));
             }
             return Ok(false);
         }
@@ -170,6 +175,30 @@ impl Comparison<'_> {
             (_, Some(detail)) => self.findings.add(pair.object(), "directory", detail),
             (Err(detail), None) => self.findings.add(pair.object(), "map", detail),
             (Ok(metadata), None) => self.compare_block_count(pair, metadata),
+        }
+        Ok(names_renumbered)
+    }
+
+    /// A directory inside its inode: its parent and its two lists. The second one is the value of an
+    /// attribute; with the attributes every byte of it is compared once more.
+    fn compare_inline_directory(&mut self, pair: &Pair<'_>) -> Result<bool, FsError> {
+        let old = inline_directory(pair.numbers.0, pair.old, pair.raw.0)?;
+        let new = inline_directory(pair.numbers.1, pair.new, pair.raw.1)?;
+        let parent = self.renumbering.new_number(old.parent);
+        let mut names_renumbered = parent != Some(old.parent);
+        if parent != Some(new.parent) {
+            let detail = format!("its parent {} became {}", old.parent, new.parent);
+            self.findings.add(pair.object(), "directory", detail);
+        }
+        for (a, b) in old.lists.into_iter().zip(new.lists) {
+            let verdict = directory::compare_block(a, b, &self.renumbering, false)
+                .map_err(|error| damaged(pair.numbers.0, 0, &error))?;
+            match verdict {
+                Verdict::Same { renumbered } => names_renumbered |= renumbered,
+                Verdict::Differs(detail) => {
+                    self.findings.add(pair.object(), "directory", detail);
+                }
+            }
         }
         Ok(names_renumbered)
     }
@@ -267,7 +296,14 @@ impl Comparison<'_> {
         let renumbering = &self.renumbering;
         let renumber = |number| renumbering.new_number(number);
         let (old, new) = pair.bytes(end..pair.raw.0.len());
-        let found = xattr::difference(old, new, Place::Inode, &renumber).map_err(corrupt)?;
+        let found = xattr::difference(
+            old,
+            new,
+            Place::Inode,
+            &renumber,
+            pair.is_inline_directory(),
+        )
+        .map_err(corrupt)?;
         if let Some(detail) = found {
             self.findings.add(pair.object(), "xattrs", detail);
         }
@@ -287,7 +323,7 @@ impl Comparison<'_> {
                         xattr::forget_references(set);
                     }
                 }
-                xattr::difference(&a, &b, Place::Block, &renumber).map_err(corrupt)?
+                xattr::difference(&a, &b, Place::Block, &renumber, false).map_err(corrupt)?
             }
         };
         match detail {

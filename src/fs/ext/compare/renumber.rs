@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use crate::fs::FsError;
 use crate::report::{Report, Unit, checkpoint};
 
-use super::super::dir::{Entries, TYPE_DIRECTORY};
+use super::super::dir::{DirError, Entries, TYPE_DIRECTORY};
 use super::super::feature;
 use super::super::inode::{FLAG_INLINE_DATA, Inode, Kind};
 use super::super::map::Map;
@@ -229,16 +229,17 @@ impl Search<'_> {
             checkpoint(report).map_err(std::io::Error::from)?;
             report.progress(group);
             for number in before.used_inodes(group)?.numbers() {
-                let (old, _) = table.get(number)?;
+                let (old, raw) = table.get(number)?;
                 if old.kind() == Kind::Directory {
-                    let (new, _) = same.get(number)?;
-                    self.directory((number, &old), (number, &new), findings)?;
+                    let (new, new_raw) = same.get(number)?;
+                    self.directory((number, &old, raw), (number, &new, new_raw), findings)?;
                 }
                 while let Some((old_number, new_number)) = self.waiting.pop() {
-                    let (old, _) = far_old.get(old_number)?;
+                    let (old, raw) = far_old.get(old_number)?;
                     if old.kind() == Kind::Directory {
-                        let (new, _) = far_new.get(new_number)?;
-                        self.directory((old_number, &old), (new_number, &new), findings)?;
+                        let (new, new_raw) = far_new.get(new_number)?;
+                        let after = (new_number, &new, new_raw);
+                        self.directory((old_number, &old, raw), after, findings)?;
                     }
                 }
             }
@@ -249,18 +250,19 @@ impl Search<'_> {
     /// Learns from the entries of one directory that name inodes that were cut off.
     fn directory(
         &mut self,
-        old: (u32, &Inode),
-        new: (u32, &Inode),
+        old: (u32, &Inode, &[u8]),
+        new: (u32, &Inode, &[u8]),
         findings: &mut Findings,
     ) -> Result<(), FsError> {
         if new.1.kind() != Kind::Directory {
             // Not this search's to report: the pair of inodes differs in its mode.
             return Ok(());
         }
-        for (number, inode) in [old, new] {
-            if inode.has(FLAG_INLINE_DATA) {
-                return Err(inline_directory(number));
-            }
+        match [old.1, new.1].map(|inode| inode.has(FLAG_INLINE_DATA)) {
+            [true, true] => return self.inline_directory(old, new, findings),
+            [false, false] => {}
+            // Not this search's to report: the pair of inodes differs in its flags.
+            _ => return Ok(()),
         }
         let mut buffers = std::mem::take(&mut self.buffers);
         let (before, after) = (self.before, self.after);
@@ -273,27 +275,55 @@ impl Search<'_> {
             (after, maps.1),
             &mut buffers,
             |logical, a, b| {
-                for entry in Entries::new(a) {
-                    let entry = entry.map_err(|error| damaged(old.0, logical, &error))?;
-                    if entry.inode <= self.limit {
-                        continue;
-                    }
-                    // Same place, same name. Where that is not so the directory differs, and the
-                    // comparison of the directory says how.
-                    let there = Entries::at(b, entry.at).filter(|e| e.name == entry.name);
-                    let Some(there) = there else { continue };
-                    let is_directory = matches!(entry.file_type, 0 | TYPE_DIRECTORY);
-                    // `..` counts: it may be what is seen of a parent first.
-                    if self.note(entry.inode, there.inode, findings) && is_directory {
-                        self.waiting.push((entry.inode, there.inode));
-                    }
-                }
+                self.list((a, b), findings)
+                    .map_err(|error| damaged(old.0, logical, &error))?;
                 Ok(true)
             },
         );
         self.buffers = buffers;
         // Maps that differ are reported with the pair.
         walked.map(|_| ())
+    }
+
+    /// Learns from a directory inside its inode.
+    fn inline_directory(
+        &mut self,
+        old: (u32, &Inode, &[u8]),
+        new: (u32, &Inode, &[u8]),
+        findings: &mut Findings,
+    ) -> Result<(), FsError> {
+        let (a, b) = (
+            inline_directory(old.0, old.1, old.2)?,
+            inline_directory(new.0, new.1, new.2)?,
+        );
+        if self.note(a.parent, b.parent, findings) {
+            self.waiting.push((a.parent, b.parent));
+        }
+        for lists in a.lists.into_iter().zip(b.lists) {
+            self.list(lists, findings)
+                .map_err(|error| damaged(old.0, 0, &error))?;
+        }
+        Ok(())
+    }
+
+    /// Learns from the entries of one list, before and after, that name inodes that were cut off.
+    fn list(&mut self, (a, b): (&[u8], &[u8]), findings: &mut Findings) -> Result<(), DirError> {
+        for entry in Entries::new(a) {
+            let entry = entry?;
+            if entry.inode <= self.limit {
+                continue;
+            }
+            // Same place, same name. Where that is not so the directory differs, and the comparison
+            // of the directory says how.
+            let there = Entries::at(b, entry.at).filter(|e| e.name == entry.name);
+            let Some(there) = there else { continue };
+            let is_directory = matches!(entry.file_type, 0 | TYPE_DIRECTORY);
+            // `..` counts: it may be what is seen of a parent first.
+            if self.note(entry.inode, there.inode, findings) && is_directory {
+                self.waiting.push((entry.inode, there.inode));
+            }
+        }
+        Ok(())
     }
 
     /// Inodes that hold the values of extended attributes: no directory names them.

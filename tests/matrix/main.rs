@@ -1,0 +1,130 @@
+//! Grow and shrink on a matrix of ext file systems and of places for them, through the program, from
+//! the command line to the last byte. What is tried and what is expected is one list, in `rows`.
+//! With HOLDFAST_LONG=1 also shapes and sizes made up at random.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod bed;
+mod crashed;
+mod host;
+mod journey;
+mod made_up;
+mod rows;
+mod shape;
+mod tree;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rows::Row;
+
+/// Directories on a disk: what is in memory cannot be read past the cache.
+fn workspace() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+/// The rows side by side, as many as there are processors. All of them are tried, also where one
+/// fails.
+fn travel_all(rows: &[Row], seed: u64) {
+    let (next, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let workers = std::thread::available_parallelism().map_or(2, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                while let Some(row) = rows.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let began = std::time::Instant::now();
+                    let outcome = catch_unwind(AssertUnwindSafe(|| {
+                        let dir = workspace();
+                        let base = shape::make(dir.path(), &row.shape, seed);
+                        journey::travel(*row, &base, dir.path());
+                    }));
+                    let word = if outcome.is_ok() { "ok" } else { "FAILED" };
+                    eprintln!("{word} {:.1?} {}", began.elapsed(), row.name());
+                    if outcome.is_err() {
+                        failed.lock().unwrap().push(row.name());
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap();
+    assert!(failed.is_empty(), "seed {seed}: {failed:#?}");
+}
+
+#[test]
+fn every_row_ends_as_the_table_says() {
+    if !host::is_root() {
+        return;
+    }
+    let filter = std::env::var("HOLDFAST_ROWS").unwrap_or_default();
+    let rows: Vec<Row> = rows::rows()
+        .into_iter()
+        .filter(|row| row.name().contains(&filter))
+        .collect();
+    assert!(!rows.is_empty(), "no row has {filter} in its name");
+    travel_all(&rows, 1);
+}
+
+/// Shapes, sizes and places that nobody chose. HOLDFAST_SEED is the first, HOLDFAST_VARIANTS how
+/// many.
+#[test]
+fn made_up_rows_end_well() {
+    if !host::is_root() {
+        return;
+    }
+    let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
+    let is_long = std::env::var("HOLDFAST_LONG").is_ok_and(|v| v == "1");
+    let count = number("HOLDFAST_VARIANTS").unwrap_or(if is_long { 200 } else { 4 });
+    let first = number("HOLDFAST_SEED").unwrap_or(1);
+    let rows: Vec<Row> = (first..first + count).map(made_up::row).collect();
+    travel_all(&rows, first);
+}
+
+/// README has it word for word: print it with
+/// `cargo test --test matrix the_table -- --nocapture`.
+#[test]
+fn the_table_has_every_shape_and_every_place() {
+    let table = rows::table();
+    println!("{table}");
+    for shape in rows::SHAPES {
+        assert!(table.contains(&format!("| {} |", shape.name)));
+    }
+    for place in rows::Place::ALL {
+        assert!(table.contains(place.name()));
+    }
+}
+
+/// The smallest size is the resizer's to say, and of a smaller file system it says a smaller one. A
+/// script that asks again must come to an end, and lose nothing on the way.
+#[test]
+fn the_smallest_size_comes_to_an_end() {
+    if !host::is_root() {
+        return;
+    }
+    let dir = workspace();
+    let base = shape::make(dir.path(), &rows::PLAIN, 3);
+    let row = Row {
+        shape: rows::PLAIN,
+        place: rows::Place::Gpt,
+        sector: 512,
+    };
+    let bed = bed::Bed::make(dir.path(), row, &base);
+    let point = dir.path().join("point");
+    let before = tree::Tree::read(&base, (0, rows::PLAIN.sizes.now << 20), &point);
+    let mut len = 0;
+    let runs = (0..6).take_while(|n| {
+        let said = bed.change("shrink", &["--to", "min"]);
+        assert_eq!(said.code, 0, "run {n}: {said:#?}");
+        if said.outcome() == "done" {
+            len = said.change("partition").1;
+        }
+        said.outcome() == "done"
+    });
+    let runs = runs.count();
+    assert!((1..6).contains(&runs), "{runs} runs, and no end");
+    let after = tree::Tree::read(&bed.file, (bed.start, len), &point);
+    let differences = before.differences(&after, true);
+    assert!(differences.is_empty(), "{differences:#?}");
+    bed.assert_table();
+}
