@@ -118,10 +118,15 @@ fn without_stamps(mut image: Vec<u8>, journal_superblock: u64, block_bytes: usiz
     image
 }
 
-/// Where the journal's first block is, as debugfs says.
-fn journal_superblock(image: &Path) -> u64 {
-    let said = run("debugfs", &["-R", "bmap <8> 0", text(image)]);
+/// Where the journal's block `number` is, as debugfs says: with ext3 it is in pieces.
+fn journal_block(image: &Path, number: u64) -> u64 {
+    let request = format!("bmap <8> {number}");
+    let said = run("debugfs", &["-R", &request, text(image)]);
     said.trim().parse().unwrap()
+}
+
+fn journal_superblock(image: &Path) -> u64 {
+    journal_block(image, 0)
 }
 
 /// What our replay makes of `image`.
@@ -399,9 +404,13 @@ fn false_e2fsck(dir: &Path, then: &str) -> PathBuf {
         "#!/bin/sh\nfor file; do :; done\n/usr/sbin/e2fsck \"$@\"\ncode=$?\n\
          case \"$*\" in *-p*) {then} ;; esac\nexit $code\n"
     );
-    fs::write(tools.join("e2fsck"), script).unwrap();
-    fs::set_permissions(tools.join("e2fsck"), fs::Permissions::from_mode(0o755)).unwrap();
+    program(&tools.join("e2fsck"), &script);
     tools
+}
+
+fn program(path: &Path, script: &str) {
+    fs::write(path, script).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
 }
 
 #[test]
@@ -488,32 +497,40 @@ fn a_replay_that_does_more_is_rejected() {
     }
 }
 
-/// A replay that never took place, and one that left its orphans alone.
+/// With an `e2fsck` whose check is none: a replay that never took place, one that left its orphans
+/// alone, and one that wrote a bitmap although there were no orphans.
 #[test]
-fn a_replay_that_does_less_is_rejected() {
+fn what_no_check_would_say_is_found_all_the_same() {
     if without_root() {
         return;
     }
     let shape = &SHAPES[2];
-    let dir = directory();
-    let image = fresh(dir.path(), shape, "16M");
-    leave_dirty(&image, shape, true);
-    // Says that it is done; the check afterwards is none either.
-    let tools = dir.path().join("tools");
-    fs::create_dir_all(&tools).unwrap();
-    for (what, work) in [
-        ("no replay", "true"),
+    let debugfs = |request: &str| format!("/usr/sbin/debugfs -w -R '{request}' \"$file\" >&2");
+    for (what, orphans, work, wanted) in [
+        ("no replay", true, "true".into(), "superblock"),
+        ("the replay alone", true, debugfs("jr"), "orphan-left"),
         (
-            "the replay alone",
-            "/usr/sbin/debugfs -w -R jr \"$file\" >&2",
+            "a bitmap",
+            false,
+            format!("{}; {}", debugfs("jr"), debugfs("setb 3900")),
+            "replay-differs",
         ),
+        ("nothing", false, debugfs("jr"), ""),
     ] {
+        let dir = directory();
+        let image = fresh(dir.path(), shape, "16M");
+        leave_dirty(&image, shape, orphans);
+        let tools = dir.path().join("tools");
+        fs::create_dir_all(&tools).unwrap();
         let script = format!(
             "#!/bin/sh\nfor file; do :; done\ncase \"$*\" in *-V*) exec /usr/sbin/e2fsck -V ;; \
              *-p*) {work} ;; esac\nexit 0\n"
         );
-        fs::write(tools.join("e2fsck"), script).unwrap();
-        fs::set_permissions(tools.join("e2fsck"), fs::Permissions::from_mode(0o755)).unwrap();
+        program(&tools.join("e2fsck"), &script);
+        if what == "no replay" {
+            // The true one replays as well.
+            program(&tools.join("tune2fs"), "#!/bin/sh\nexit 0\n");
+        }
         let plan = [
             "plan",
             "grow",
@@ -523,8 +540,105 @@ fn a_replay_that_does_less_is_rejected() {
             text(&image),
         ];
         let (code, found) = holdfast(dir.path(), Some(&tools), &plan);
-        assert!([3, 4].contains(&code), "{what}: {code}, {found:#}");
+        let none = Vec::new();
+        let refusals = found["refusals"].as_array().unwrap_or(&none);
+        let given: Vec<&str> = refusals.iter().filter_map(|r| r["code"].as_str()).collect();
+        if wanted.is_empty() {
+            assert_eq!(code, 0, "{what}: {found:#}");
+        } else {
+            assert_eq!(code, 4, "{what}: {found:#}");
+            assert!(given.contains(&wanted), "{what}: {found:#}");
+        }
     }
+}
+
+/// A copy in the log: its transaction, its block, and where the block's number is in the image.
+struct Logged {
+    sequence: u32,
+    block: u64,
+    tag_at: u64,
+}
+
+/// The copies that debugfs names, of a log without checksums and 64-bit numbers.
+fn logged(image: &Path, block_bytes: u64) -> Vec<Logged> {
+    let (mut found, mut sequence, mut tag_at) = (Vec::new(), 0, 0);
+    for line in run("debugfs", &["-R", "logdump -a", text(image)]).lines() {
+        let numbers: Vec<u64> = line
+            .split(|c: char| !c.is_ascii_alphanumeric())
+            .filter_map(|word| word.parse().ok())
+            .collect();
+        if line.starts_with("Dumping descriptor") {
+            sequence = numbers[0] as u32;
+            tag_at = journal_block(image, numbers[1]) * block_bytes + 12;
+        } else if line.contains(" logged at ") {
+            found.push(Logged {
+                sequence,
+                block: numbers[0],
+                tag_at,
+            });
+            // Only the first tag of a descriptor has a UUID behind it.
+            tag_at += if (tag_at - 12) % block_bytes == 0 {
+                24
+            } else {
+                8
+            };
+        }
+    }
+    found
+}
+
+/// An `e2fsck` that leaves out one block of a file, which nobody then wrote at all.
+#[test]
+fn a_replay_that_leaves_a_block_out_is_rejected() {
+    if without_root() {
+        return;
+    }
+    let shape = SHAPES.iter().find(|s| s.name == "ext3-data").unwrap();
+    let dir = directory();
+    let image = fresh(dir.path(), shape, "16M");
+    leave_dirty(&image, shape, false);
+    let done = copy(&image, "done");
+    run("debugfs", &["-w", "-R", "jr", text(&done)]);
+    let block = run("debugfs", &["-R", "bmap /new30 0", text(&done)]);
+    let block: u64 = block.trim().parse().unwrap();
+    let copies = logged(&image, 4096);
+    let mut ours = copies.iter().filter(|copy| copy.block == block);
+    let (victim, None) = (ours.next().unwrap(), ours.next()) else {
+        panic!("block {block} is there twice");
+    };
+    // It goes to where something else will come later.
+    let later = |copy: &&Logged| copy.sequence > victim.sequence && copy.block != 0;
+    let other = copies.iter().find(later).unwrap().block;
+    let write = |number: u64| {
+        let bytes = (number as u32).to_be_bytes();
+        let text: String = bytes.iter().map(|byte| format!("\\{byte:03o}")).collect();
+        format!(
+            "printf '{text}' | dd of=\"$file\" bs=1 conv=notrunc status=none seek={}",
+            victim.tag_at
+        )
+    };
+    let tools = dir.path().join("tools");
+    fs::create_dir_all(&tools).unwrap();
+    let script = format!(
+        "#!/bin/sh\nfor file; do :; done\ncase \"$*\" in *-V*) exec /usr/sbin/e2fsck -V ;; *-p*) \
+         {}; /usr/sbin/e2fsck \"$@\"; {} ;; esac\nexit 0\n",
+        write(other),
+        write(block)
+    );
+    program(&tools.join("e2fsck"), &script);
+    let plan = ["plan", "grow", "--rehearse", "--disk-size", "24MiB"];
+    let (code, found) = holdfast(
+        dir.path(),
+        Some(&tools),
+        &[&plan[..], &[text(&image)]].concat(),
+    );
+    assert_eq!(code, 4, "{found:#}");
+    let refusals = found["refusals"].as_array().unwrap();
+    let named = |code: &str| refusals.iter().any(|r| r["code"] == code);
+    assert!(
+        named("file-content") && named("replay-differs"),
+        "{found:#}"
+    );
 }
 
 #[test]
@@ -694,9 +808,65 @@ fn a_journal_that_cannot_be_followed_is_refused() {
     }
     assert!(refusal_codes(&copies).is_empty());
     let damaged = MemoryDisk::fixed(copies);
-    match Ext.replay(&damaged) {
-        Err(FsError::Unsupported(refusal)) => assert_eq!(refusal.code, "ext-journal-damaged"),
+    assert_eq!(replay_refused(&damaged), "ext-journal-damaged");
+}
+
+fn replay_refused(disk: &MemoryDisk) -> String {
+    match Ext.replay(disk) {
+        Err(FsError::Unsupported(refusal)) => refusal.code,
         other => panic!("{other:?}"),
+    }
+}
+
+/// The checksum of version 1 is over all of a transaction.
+#[test]
+fn a_transaction_that_does_not_fit_its_checksum_is_refused() {
+    if without_root() {
+        return;
+    }
+    let shape = SHAPES.iter().find(|s| s.name == "ext4-checksum").unwrap();
+    let dir = directory();
+    let image = fresh(dir.path(), shape, "16M");
+    leave_dirty(&image, shape, false);
+    let mut bytes = fs::read(&image).unwrap();
+    assert!(refusal_codes(&bytes).is_empty());
+    let log = run("debugfs", &["-R", "logdump -a", text(&image)]);
+    let copy = log
+        .lines()
+        .find_map(|l| l.split_once("logged at journal block "));
+    let copy: usize = copy.unwrap().1.split(' ').next().unwrap().parse().unwrap();
+    bytes[(journal_superblock(&image) as usize + copy) * 4096 + 300] ^= 1;
+    assert_eq!(refusal_codes(&bytes), ["ext-journal-damaged"]);
+}
+
+#[test]
+fn copies_of_blocks_that_the_log_cannot_hold_are_refused() {
+    let dir = directory();
+    let image = dir.path().join("image");
+    run(
+        "mke2fs",
+        &["-q", "-F", "-t", "ext3", "-b", "1024", text(&image), "16M"],
+    );
+    let (block, commands) = (dir.path().join("block"), dir.path().join("commands"));
+    fs::write(&block, [7; 1024]).unwrap();
+    let lines = format!("jo\njw -b 15000 {}\njc\n", text(&block));
+    fs::write(&commands, lines).unwrap();
+    run("debugfs", &["-w", "-f", text(&commands), text(&image)]);
+    Ext.replay(&disk(&image)).unwrap();
+    let journal = journal_superblock(&image);
+    let tag = (journal as usize + 1) * 1024 + 12;
+    let bytes = fs::read(&image).unwrap();
+    assert_eq!(bytes[tag..tag + 4], 15_000u32.to_be_bytes());
+    for (what, number) in [
+        ("its own superblock", journal as u32),
+        ("its own block", journal as u32 + 700),
+        ("the first beyond the end", 16 * 1024),
+        ("far beyond", u32::MAX),
+    ] {
+        let mut other = bytes.clone();
+        other[tag..tag + 4].copy_from_slice(&number.to_be_bytes());
+        let code = replay_refused(&MemoryDisk::fixed(other));
+        assert_eq!(code, "ext-journal-damaged", "{what}");
     }
 }
 
@@ -775,18 +945,18 @@ fn random_damage_is_refused_or_replayed_alike() {
             .lines()
             .filter(|line| line.starts_with("Found expected"))
             .filter_map(|line| line.rsplit_once("at block ")?.1.parse().ok())
+            .map(|number| journal_block(&image, number))
             .collect();
         assert!(headers.len() > 5);
         let victim = dir.path().join("victim");
         for round in 0..240 {
             let mut damaged = bytes.clone();
             for _ in 0..=seed.below(3) {
-                // The journal's superblock, a header's block, or any of its blocks; the journal
-                // of so small a file system is in one piece.
+                // The journal's superblock, a header's block, or any of its first blocks.
                 let header = headers[seed.below(headers.len() as u64) as usize] as usize;
                 let place = match seed.below(4) {
                     0 => at + seed.below(0x60) as usize,
-                    1 | 2 => at + header * block_bytes + seed.below(200) as usize,
+                    1 | 2 => header * block_bytes + seed.below(200) as usize,
                     _ => at + seed.below(900 * 1024) as usize,
                 };
                 let value = [0, 0xff, 1, seed.below(256) as u8][seed.below(4) as usize];

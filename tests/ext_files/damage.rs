@@ -280,6 +280,52 @@ const MODERN: &[Damage] = &[
     ),
 ];
 
+/// For files and directories inside their inodes.
+const INLINE: &[Damage] = &[
+    (
+        Debugfs(&[
+            "unlink /deep/0008/inner/note",
+            "ln /deep/0016/inner/note /deep/0008/inner/note",
+        ]),
+        "directory",
+        "/deep/0008/inner",
+    ),
+    (
+        Debugfs(&["rm /deep/0008/inner/note"]),
+        "file-missing",
+        "/deep/0008/inner/note",
+    ),
+    (
+        Debugfs(&["ln /deep/0016/inner/note /deep/0008/inner/new"]),
+        "directory",
+        "/deep/0008/inner",
+    ),
+    // The parent.
+    (
+        Debugfs(&["sif /deep/0008/inner block[0] 2"]),
+        "directory",
+        "/deep/0008/inner",
+    ),
+    (
+        Debugfs(&["sif /deep/0008/inner/note block[3] 5"]),
+        "file-content",
+        "/deep/0008/inner/note",
+    ),
+    // What does not fit beside it.
+    (
+        Debugfs(&[
+            "ea_set /deep/0008/inner/note system.data 0123456789012345678901234567890123456789",
+        ]),
+        "xattrs",
+        "/deep/0008/inner/note",
+    ),
+    (
+        Debugfs(&["unlink /late/sub", "ln /late/late-1 /late/sub"]),
+        "directory",
+        "/late",
+    ),
+];
+
 /// Where no file was renumbered.
 const KEPT: &[Damage] = &[(Debugfs(LINK_TO_ANOTHER), "directory", "/late")];
 const LINK_TO_ANOTHER: &[&str] = &["unlink /late/late-0", "ln /late/late-1 /late/late-0"];
@@ -383,6 +429,12 @@ fn every_kind_of_damage_is_found_and_named() {
         &tree,
         "-t ext4 -b 1024",
         &[COMMON, MODERN],
+    );
+    check_all(
+        directory.path(),
+        &tree,
+        "-t ext4 -b 1024 -O inline_data",
+        &[INLINE],
     );
 }
 

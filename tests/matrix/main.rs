@@ -128,3 +128,56 @@ fn the_smallest_size_comes_to_an_end() {
     assert!(differences.is_empty(), "{differences:#?}");
     bed.assert_table();
 }
+
+/// The account of files that every row relies on sees each change that a resize could make.
+#[test]
+fn the_account_of_files_sees_each_change() {
+    if !host::is_root() {
+        return;
+    }
+    let dir = workspace();
+    let base = shape::make(dir.path(), &rows::PLAIN, 5);
+    let point = dir.path().join("point");
+    let place = (0, rows::PLAIN.sizes.now << 20);
+    let before = tree::Tree::read(&base, place, &point);
+    assert_eq!(before.differences(&before, false), Vec::<String>::new());
+    // The time of the last change is put back, as damage would not touch it.
+    for (command, found) in [
+        ("chmod 0600 user-03/cur/message-003", "message-003"),
+        ("chown 5:6 user-03/cur/message-003", "message-003"),
+        (
+            "printf X | dd conv=notrunc of=user-04/cur/message-005",
+            "message-005",
+        ),
+        ("rm odd/sparse", "odd/sparse is missing"),
+        ("ln -sfn elsewhere odd/fast-link", "odd/fast-link"),
+        ("cp -a odd/slow-link odd/new", "odd/new is new"),
+        ("chattr -i odd/immutable", "immutable"),
+        (
+            "cp -a odd/owned odd/new && mv odd/new odd/owned",
+            "odd/owned",
+        ),
+        ("touch -d 2001-01-01 odd/empty", "odd/empty"),
+        (
+            "N=many/a-name-that-takes-some-room-0003; cp -p $N new; mv new $N",
+            "a-name-that-takes-some-room-0003",
+        ),
+    ] {
+        let copy = dir.path().join("copy");
+        std::fs::copy(&base, &copy).unwrap();
+        {
+            let device = host::Loop::attach(&copy, &[]);
+            let mounted = host::Mounted::on(&point, &device.node, "rw,noatime");
+            let at = mounted.point.display();
+            host::run("sh", &["-c", &format!("cd {at} && {command}")]);
+        }
+        let after = tree::Tree::read(&copy, place, &point);
+        for may_renumber in [false, true] {
+            let differences = before.differences(&after, may_renumber);
+            // A copy with all that it had, under another number, is what a renumbered file is.
+            let is_seen = differences.iter().any(|text| text.contains(found));
+            let is_copy = may_renumber && command.contains("mv odd/new");
+            assert!(is_seen || is_copy, "{command}: {differences:#?}");
+        }
+    }
+}
