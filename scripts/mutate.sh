@@ -23,6 +23,8 @@ checks=(
     'src/journal/apply.rs|reading back gate and superblock|s/if (differs\(&view, extent, content\))/if false \&\& $1/'
     'src/journal/apply.rs|that a standing gate is left alone|s/if standing != Superblock::Gated/if true/'
     'src/journal/recover.rs|comparing the rest with the snapshot|s/if wrong\.is_empty\(\) \{/if true {/'
+    'src/journal/recover.rs|that nobody changed the table behind the gate|s/if !strange\.is_empty\(\)/if false/'
+    'src/journal/recover.rs|that the length is one of the two|s/if !standing\.length_fits\(self\)/if false/'
 )
 
 copy=target/mutants/tree
