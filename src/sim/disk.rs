@@ -37,6 +37,10 @@ impl SimDisk {
 
 /// Puts `data` into the cache, sector by sector.
 fn write(medium: &mut Medium, offset: u64, data: &[u8]) {
+    put(medium, offset, data, true);
+}
+
+fn put(medium: &mut Medium, offset: u64, data: &[u8], written: bool) {
     let mut done = 0;
     while done < data.len() {
         let at = offset + done as u64;
@@ -44,7 +48,7 @@ fn write(medium: &mut Medium, offset: u64, data: &[u8]) {
         let count = (SECTOR as usize - inside).min(data.len() - done);
         let mut sector = medium.sector(index);
         sector[inside..inside + count].copy_from_slice(&data[done..done + count]);
-        medium.put(index, sector);
+        medium.put(index, sector, written);
         done += count;
     }
 }
@@ -128,7 +132,7 @@ impl Disk for SimDisk {
         if len_bytes < medium.view_len {
             // Zeroes up to the old end, so that bytes cannot come back with a later extension.
             let zeroes = vec![0; (medium.view_len - len_bytes) as usize];
-            write(medium, len_bytes, &zeroes);
+            put(medium, len_bytes, &zeroes, false);
         }
         medium.view_len = len_bytes;
         match verdict {

@@ -10,7 +10,7 @@
 //!
 //! 1. What was flushed is durable. Between flushes there is no order at all.
 //! 2. A sector of 512 bytes is whole, unless it is being written when the power goes: then it may
-//!    hold anything ([`Survival::Garbled`]).
+//!    hold anything ([`Survival::Garbled`]). A change of length writes no sector.
 //! 3. The operation at which the power goes may have happened wholly, in part or not at all.
 //! 4. Names in a directory survive as a prefix of what was done since its last flush: journaling
 //!    file systems keep that order.
@@ -120,6 +120,15 @@ pub enum Length {
     Growing,
 }
 
+/// A sector that is not durable yet.
+#[derive(Clone)]
+struct Pending {
+    index: u64,
+    sector: Box<Sector>,
+    /// It is on its way to the medium, and not cut off by a change of length.
+    written: bool,
+}
+
 /// What one disk or file holds.
 #[derive(Clone)]
 pub(crate) struct Medium {
@@ -128,7 +137,7 @@ pub(crate) struct Medium {
     durable: HashMap<u64, Box<Sector>>,
     durable_len: u64,
     /// Sectors written since the last flush, in order; the newest of a sector counts.
-    pending: Vec<(u64, Box<Sector>)>,
+    pending: Vec<Pending>,
     view: HashMap<u64, Box<Sector>>,
     view_len: u64,
     length: Length,
@@ -167,13 +176,17 @@ impl Medium {
         newest.cloned().unwrap_or_else(|| self.base_sector(index))
     }
 
-    fn put(&mut self, index: u64, sector: Box<Sector>) {
-        self.pending.push((index, sector.clone()));
+    fn put(&mut self, index: u64, sector: Box<Sector>, written: bool) {
+        self.pending.push(Pending {
+            index,
+            sector: sector.clone(),
+            written,
+        });
         self.view.insert(index, sector);
     }
 
     fn flush(&mut self) {
-        for (index, sector) in self.pending.drain(..) {
+        for Pending { index, sector, .. } in self.pending.drain(..) {
             self.durable.insert(index, sector);
         }
         self.view.clear();
@@ -206,7 +219,8 @@ impl Medium {
         let prefix = rng.below(pending.len() as u64 + 1) as usize;
         let garbled = rng.below(pending.len().max(1) as u64) as usize;
         let mut groups: HashMap<u64, bool> = HashMap::new();
-        for (at, (index, mut sector)) in pending.into_iter().enumerate() {
+        for (at, one) in pending.into_iter().enumerate() {
+            let (index, mut sector) = (one.index, one.sector);
             let keep = match survival {
                 Survival::LoseAll => false,
                 Survival::KeepAll => true,
@@ -215,7 +229,7 @@ impl Medium {
                 Survival::Torn4096 => *groups.entry(index / 8).or_insert_with(|| rng.below(2) == 0),
                 Survival::Garbled => at == garbled || rng.below(2) == 0,
             };
-            if survival == Survival::Garbled && at == garbled {
+            if survival == Survival::Garbled && at == garbled && one.written {
                 sector.iter_mut().for_each(|b| *b = rng.next_u64() as u8);
             }
             if keep {
