@@ -25,7 +25,7 @@ export HOLDFAST_TEST_RUN
 loops() { losetup --list --noheadings --output NAME,BACK-FILE 2>/dev/null | sort; }
 mounts() { sort /proc/self/mounts; }
 # Processes of this run, and tools in a room (whose environment is their own) that lost their
-# parent. This shell and its ancestors have the mark by right, or do not have it.
+# parent. This shell has the mark by right, and so has the one that looks.
 processes() {
     local proc pid
     for proc in /proc/[0-9]*; do
@@ -33,7 +33,7 @@ processes() {
         [ "$pid" != $$ ] && [ "$pid" != "$BASHPID" ] || continue
         if grep -zqsx "HOLDFAST_TEST_RUN=$HOLDFAST_TEST_RUN" "$proc/environ" ||
             { grep -zqsx '/export/disk' "$proc/cmdline" && grep -qs '^PPid:[[:space:]]1$' "$proc/status"; }; then
-            echo "$pid $(tr '\0' ' ' <"$proc/cmdline" 2>/dev/null)"
+            echo "  process $pid $(tr '\0' ' ' <"$proc/cmdline" 2>/dev/null)"
         fi
     done
 }
@@ -46,7 +46,7 @@ nothing_left() {
         left=$(
             comm -13 <(echo "$loops_before") <(loops) | sed 's/^/  loop device /'
             comm -13 <(echo "$mounts_before") <(mounts) | sed 's/^/  mount /'
-            processes | sed 's/^/  process /'
+            processes
         )
         [ -n "$left" ] || return 0
         sleep 0.5

@@ -12,9 +12,8 @@
 mod common;
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -209,6 +208,15 @@ impl Desk {
     }
 }
 
+/// When something happens to a change that is under way.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Moment {
+    /// Its transaction has begun, and is not sealed.
+    Rehearsing,
+    /// The gate stands.
+    Applying,
+}
+
 /// One try.
 struct Try<'a> {
     desk: &'a Desk,
@@ -310,6 +318,11 @@ impl Try<'_> {
         entries.iter().map(name).collect()
     }
 
+    /// Loop devices that the test itself has attached to the image.
+    fn loops(&self) -> usize {
+        usize::from(self.target != self.image)
+    }
+
     /// Everybody who might open a half-written file system refuses it, and leaves it alone.
     fn nobody_gets_in(&self, place: &str) {
         let as_found = self.content();
@@ -335,6 +348,13 @@ impl Try<'_> {
                 must("umount", &["-d", text(&point)]);
                 panic!("it was mounted with {options}: {place}");
             }
+        }
+        // The loop device of a mount that failed goes a moment later.
+        for _ in 0..500 {
+            if must("losetup", &["-j", text(&self.image)]).lines().count() <= self.loops() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
         }
         let other = Try {
             desk: self.desk,
@@ -435,6 +455,48 @@ impl Try<'_> {
         );
     }
 
+    /// The change, each of its calls slowed down, so that something can happen in the middle.
+    fn slow_command(&self) -> (&'static str, Vec<&str>) {
+        let mut all = vec!["-qq", "-o", "/dev/null", "-e", "trace=pwrite64,fsync", "-e"];
+        all.push("inject=pwrite64,fsync:delay_enter=100000");
+        all.push(env!("CARGO_BIN_EXE_holdfast"));
+        all.extend(
+            self.args()
+                .into_iter()
+                .filter(|a| !matches!(*a, "--quiet" | "--json")),
+        );
+        ("strace", all)
+    }
+
+    fn slowly(&self, moment: Moment) -> Child {
+        let (program, args) = self.slow_command();
+        let child = Command::new(program)
+            .args(args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        self.wait_for(moment);
+        child
+    }
+
+    fn wait_for(&self, moment: Moment) {
+        for _ in 0..12_000 {
+            let there = match moment {
+                Moment::Rehearsing => fs::read_dir(&self.state).is_ok_and(|mut entries| {
+                    entries.any(|e| e.is_ok_and(|e| e.path().join("summary.json").exists()))
+                }),
+                Moment::Applying => self.gate_stands(&self.content()),
+            };
+            if there {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("{moment:?} was never seen");
+    }
+
     fn sound(&self) {
         let part = format!("{}?offset={}", self.target.display(), self.desk.start());
         must("e2fsck", &["-fn", &part]);
@@ -493,7 +555,7 @@ fn p3_a_shrink_is_killed_everywhere() {
 
 #[test]
 fn p3_an_image_that_grows_is_killed_everywhere() {
-    kill_everywhere(EXTEND, 2);
+    kill_everywhere(EXTEND, 1);
 }
 
 #[test]
@@ -800,55 +862,25 @@ fn closed_output_stops_nothing() {
     // A pipe whose reader goes when the commit begins. Each call is slowed down, so that there is
     // something left to do.
     let this = desk.fresh("pipe");
-    let args: Vec<&str> = this
-        .args()
-        .into_iter()
-        .filter(|a| *a != "--quiet")
-        .collect();
-    let mut child = Command::new("strace")
-        .args(["-qq", "-o", "/dev/null", "-e"])
-        .arg("trace=pwrite64,fsync")
-        .arg("-e")
-        .arg("inject=pwrite64,fsync:delay_enter=30000")
-        .arg(env!("CARGO_BIN_EXE_holdfast"))
-        .args(args)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    assert!(lines.any(|line| line.unwrap().contains("applying")));
-    drop((lines, child.stdout.take()));
+    let mut child = this.slowly(Moment::Applying);
+    drop((child.stdout.take(), child.stderr.take()));
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert_eq!(this.progress(), ["applied"]);
     assert!(Some(this.content()) == this.after());
     // A terminal that dies: its program is killed, and the kernel hangs the line up.
     let this = desk.fresh("terminal");
-    let args: Vec<&str> = this
-        .args()
-        .into_iter()
-        .filter(|a| *a != "--quiet" && *a != "--json")
-        .collect();
-    let line = format!(
-        "strace -qq -o /dev/null -e trace=pwrite64,fsync -e inject=pwrite64,fsync:delay_enter=30000 {} {}",
-        env!("CARGO_BIN_EXE_holdfast"),
-        args.join(" ")
-    );
+    let (program, args) = this.slow_command();
     let mut terminal = Command::new("script")
-        .args(["-qfec", &line, "/dev/null"])
+        .args([
+            "-qfec",
+            &format!("{program} {}", args.join(" ")),
+            "/dev/null",
+        ])
         .stdin(Stdio::null())
-        .stdout(Stdio::piped())
+        .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    let mut said = BufReader::new(terminal.stdout.take().unwrap());
-    let mut seen = Vec::new();
-    while !String::from_utf8_lossy(&seen).contains("applying") {
-        let more = said.fill_buf().unwrap().to_vec();
-        assert!(!more.is_empty(), "{}", String::from_utf8_lossy(&seen));
-        said.consume(more.len());
-        seen.extend(more);
-    }
+    this.wait_for(Moment::Applying);
     terminal.kill().unwrap();
     terminal.wait().unwrap();
     while this.progress() == ["hot"] {
@@ -884,4 +916,166 @@ fn a_single_kill_in_the_middle_of_sealing_is_no_damage() {
             "{len} bytes"
         );
     }
+}
+
+fn only_id(this: &Try<'_>) -> String {
+    let (_, document) = this.holdfast(&["status"]);
+    document["transactions"][0]["id"]
+        .as_str()
+        .unwrap()
+        .to_string()
+}
+
+/// What another process is working on is neither removed nor given up, nor recovered.
+#[test]
+fn a_transaction_at_work_is_left_alone() {
+    if left_out() {
+        return;
+    }
+    let desk = Desk::new(GROW);
+    for moment in [Moment::Rehearsing, Moment::Applying] {
+        let this = desk.fresh("busy");
+        let mut child = this.slowly(moment);
+        let id = only_id(&this);
+        let (code, document) = this.holdfast(&["prune", "--days", "0"]);
+        assert_ne!(
+            document["removed"],
+            serde_json::json!([id]),
+            "{moment:?}: {code:?}"
+        );
+        for args in [&["prune", &id][..], &["abandon", &id, "--confirm", &id]] {
+            let (code, document) = this.holdfast(args);
+            assert_eq!(code, Some(3), "{moment:?}: {args:?}: {document}");
+        }
+        let (code, document) = this.holdfast(&["recover"]);
+        assert_eq!(
+            code,
+            Some(if moment == Moment::Applying { 3 } else { 0 }),
+            "{moment:?}: {document}"
+        );
+        assert_eq!(child.wait().unwrap().code(), Some(0), "{moment:?}");
+        assert_eq!(this.progress(), ["applied"], "{moment:?}");
+        assert!(Some(this.content()) == this.after());
+    }
+}
+
+/// A file that takes the image's name in the middle of it all is not written to.
+#[test]
+fn p2_what_has_taken_the_name_of_the_target_is_not_written_to() {
+    if left_out() {
+        return;
+    }
+    let desk = Desk::new(GROW);
+    for moment in [Moment::Rehearsing, Moment::Applying] {
+        let this = desk.fresh("replaced");
+        let mut child = this.slowly(moment);
+        let other = desk.dir.path().join("other");
+        fs::copy(desk.dir.path().join("pristine"), &other).unwrap();
+        fs::rename(&other, &this.image).unwrap();
+        let code = child.wait().unwrap().code();
+        assert!(matches!(code, Some(1 | 6)), "{moment:?}: {code:?}");
+        assert!(
+            this.content() == desk.before,
+            "{moment:?}: the wrong file was written to"
+        );
+    }
+}
+
+/// A partition's gate keeps its siblings as they are: recovery writes the table back that they
+/// share.
+#[test]
+fn p3_a_sibling_is_not_changed_while_the_gate_stands() {
+    if left_out() {
+        return;
+    }
+    let desk = Desk::new(Case {
+        change: &["grow", "--to", "11MiB"],
+        ..GROW
+    });
+    let pristine = desk.dir.path().join("pristine");
+    let sibling = desk.dir.path().join("sibling");
+    must("sgdisk", &["-n", "3:28672:30500", text(&pristine)]);
+    must(
+        "mke2fs",
+        &["-q", "-F", "-b", "1024", text(&sibling), "900k"],
+    );
+    let copy = format!("of={}", text(&pristine));
+    let from = format!("if={}", text(&sibling));
+    must(
+        "dd",
+        &[
+            &from,
+            &copy,
+            "bs=1M",
+            "seek=14",
+            "conv=notrunc",
+            "status=none",
+        ],
+    );
+    let desk = Desk {
+        before: fs::read(&pristine).unwrap(),
+        ..desk
+    };
+    let (image, state) = half_way(&desk, "sibling");
+    let this = Try {
+        desk: &desk,
+        target: image.clone(),
+        image,
+        state,
+    };
+    let elsewhere = desk.dir.path().join("elsewhere");
+    for state in [&this.state, &elsewhere] {
+        let out = run(
+            env!("CARGO_BIN_EXE_holdfast"),
+            &[
+                "plan",
+                "grow",
+                text(&this.target),
+                "-p",
+                "3",
+                "--to",
+                "max",
+                "--state-dir",
+                text(state),
+            ],
+        );
+        assert_eq!(code(&out), Some(8), "{out:?}");
+    }
+    // With a tool that does not ask: then recovery does not write the old table over his work.
+    must("sgdisk", &["-c", "3:mine", text(&this.target)]);
+    let as_found = this.content();
+    let (code, document) = this.holdfast(&["recover"]);
+    assert_eq!(code, Some(3), "{document}");
+    assert_eq!(
+        document["refusals"][0]["code"], "target-changed",
+        "{document}"
+    );
+    assert!(this.content() == as_found);
+}
+
+/// One transaction whose disk is gone does not keep the others from recovery.
+#[test]
+fn one_lost_target_does_not_hold_up_the_others() {
+    if left_out() {
+        return;
+    }
+    let desk = Desk::new(GROW);
+    let (image, state) = half_way(&desk, "first");
+    fs::remove_file(&image).unwrap();
+    // Another disk: with other GUIDs.
+    let desk = Desk::new(GROW);
+    let mut this = desk.fresh("second");
+    this.state = state;
+    for nth in 1.. {
+        assert!(this.killed_at(&this.args(), write(nth)));
+        if this.gate_stands(&this.content()) {
+            break;
+        }
+        let (code, document) = this.holdfast(&["recover", text(&this.target)]);
+        assert_eq!(code, Some(0), "{document}");
+    }
+    let (code, document) = this.holdfast(&["recover"]);
+    assert_eq!(code, Some(3), "{document}");
+    assert_eq!(document["refusals"][0]["code"], "target-not-found");
+    assert!(this.content() == desk.before, "the other one is recovered");
 }

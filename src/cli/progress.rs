@@ -4,7 +4,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -28,7 +28,9 @@ const NO_TOTAL: &str = "{msg:26} {spinner} {elapsed}";
 
 /// Shows progress to people.
 pub struct Progress {
-    bar: Option<ProgressBar>,
+    terminal: bool,
+    /// There from the first phase on until somebody else wants the terminal.
+    bar: Mutex<Option<ProgressBar>>,
     quiet: bool,
     stop: Arc<AtomicBool>,
     phase: Arc<Mutex<Phase>>,
@@ -86,29 +88,30 @@ impl Progress {
     /// A bar where standard error is a terminal, lines otherwise; nothing where `quiet`. `stop` is
     /// set by a signal.
     pub fn new(quiet: bool, stop: Arc<AtomicBool>) -> Progress {
-        let bar = (!quiet && io::stderr().is_terminal()).then(|| {
-            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
-            bar.enable_steady_tick(Duration::from_millis(200));
-            bar
-        });
+        let terminal = !quiet && io::stderr().is_terminal();
         let phase = Arc::new(Mutex::new(Phase::new("", None, Unit::Items)));
-        if bar.is_none() && !quiet {
+        if !terminal && !quiet {
             print_lines(Arc::downgrade(&phase));
         }
         Progress {
-            bar,
+            terminal,
+            bar: Mutex::new(None),
             quiet,
             stop,
             phase,
         }
     }
 
-    /// Takes the bar away before a result is printed.
-    pub fn finish(&self) {
+    /// Takes the bar away before a question is asked or a result printed.
+    pub fn clear(&self) {
         self.begin(Phase::new("", None, Unit::Items));
-        if let Some(bar) = &self.bar {
+        if let Some(bar) = self.bar().take() {
             bar.finish_and_clear();
         }
+    }
+
+    fn bar(&self) -> MutexGuard<'_, Option<ProgressBar>> {
+        self.bar.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn begin(&self, phase: Phase) {
@@ -135,7 +138,9 @@ fn print_lines(phase: Weak<Mutex<Phase>>) {
 impl Report for Progress {
     fn phase(&self, name: &str, total: Option<u64>, unit: Unit) {
         self.begin(Phase::new(name, total, unit));
-        let Some(bar) = &self.bar else { return };
+        if !self.terminal {
+            return;
+        }
         let template = match (total, unit) {
             (Some(_), Unit::Bytes) => BYTES_BAR,
             (Some(_), Unit::Items) => ITEMS_BAR,
@@ -143,20 +148,28 @@ impl Report for Progress {
         };
         let style =
             ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style = style.progress_chars("=> ");
+        let mut held = self.bar();
+        let bar = held.get_or_insert_with(|| {
+            ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10))
+        });
         bar.reset();
-        bar.set_style(style.progress_chars("=> "));
+        bar.set_style(style);
         bar.set_length(total.unwrap_or(0));
         bar.set_message(name.to_string());
+        // From now on, and not before: a bar without a phase is a line of nonsense.
+        bar.enable_steady_tick(Duration::from_millis(200));
     }
 
     fn progress(&self, done: u64) {
-        match &self.bar {
-            Some(bar) => bar.set_position(done),
-            None => {
-                let mut phase = self.phase.lock().unwrap_or_else(PoisonError::into_inner);
-                phase.done = done;
+        if self.terminal {
+            if let Some(bar) = &*self.bar() {
+                bar.set_position(done);
             }
+            return;
         }
+        let mut phase = self.phase.lock().unwrap_or_else(PoisonError::into_inner);
+        phase.done = done;
     }
 
     fn notice(&self, text: &str) {
@@ -167,7 +180,7 @@ impl Report for Progress {
         let print = || {
             let _ = io::stderr().write_all(text.as_bytes());
         };
-        match &self.bar {
+        match &*self.bar() {
             Some(bar) => bar.suspend(print),
             None => print(),
         }

@@ -194,7 +194,7 @@ pub fn done(done: &Done) -> String {
             line!(out, "  transaction  {}", done.id);
             line!(
                 out,
-                "undo it, as long as the target has not been used: holdfast rollback {}",
+                "undo it, as long as the target has not been used:\n  holdfast rollback {}",
                 done.id
             );
         }

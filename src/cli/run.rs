@@ -1,6 +1,7 @@
 //! From what was typed to what is printed.
 
 use std::io::{self, BufRead, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -10,6 +11,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::Context;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::answer::{Answer, Outcome, outcome_of};
 use super::args::{ChangeArgs, Cli, Command, Common, ExportArg, PlanArgs, PlanCommand, TargetArgs};
@@ -20,7 +23,7 @@ use crate::export::{How, enter_user_namespace};
 use crate::fs::Direction;
 use crate::journal::Side;
 use crate::plan::{Plan, Request, SCHEMA, To, Verdict};
-use crate::report::Refusal;
+use crate::report::{Refusal, checkpoint};
 use crate::transaction::undo::{self, Undone};
 use crate::transaction::{
     Asked, Look, Options, Planned, Stop, Store, carry_out, change, check, make_plan, manifest,
@@ -54,7 +57,7 @@ pub fn main() -> ExitCode {
     if let Some(dir) = &cli.common.state_dir {
         name_state_dir(&mut answer, dir);
     }
-    progress.finish();
+    progress.clear();
     print(&answer, command, cli.common.json)
 }
 
@@ -223,12 +226,16 @@ fn run(cli: &Cli, report: &Progress) -> Result<Answer, Stop> {
             run_plan(args, Direction::Shrink, &with(args.change.export))
         }
         Command::Grow { change, yes } => {
-            run_change(change, Direction::Grow, *yes, &with(change.export))
+            run_change(change, Direction::Grow, *yes, &with(change.export), report)
         }
-        Command::Shrink { change, yes } => {
-            run_change(change, Direction::Shrink, *yes, &with(change.export))
-        }
-        Command::Apply { plan, yes, export } => run_apply(plan, *yes, &with(*export)),
+        Command::Shrink { change, yes } => run_change(
+            change,
+            Direction::Shrink,
+            *yes,
+            &with(change.export),
+            report,
+        ),
+        Command::Apply { plan, yes, export } => run_apply(plan, *yes, &with(*export), report),
         Command::Snapshot { target, output } => run_snapshot(target, output, report),
         Command::Verify { target, manifest } => run_verify(target, manifest, report),
         Command::Status => run_status(&store),
@@ -239,7 +246,7 @@ fn run(cli: &Cli, report: &Progress) -> Result<Answer, Stop> {
             run_rollback(&store, id, target.as_deref(), *yes, report)
         }
         Command::Prune { ids, days } => run_prune(&store, ids, *days),
-        Command::Abandon { id, confirm } => run_abandon(&store, id, confirm.as_deref()),
+        Command::Abandon { id, confirm } => run_abandon(&store, id, confirm.as_deref(), report),
     }
 }
 
@@ -273,7 +280,7 @@ fn run_check(args: &TargetArgs, options: &Options<'_>) -> Result<Answer, Stop> {
     let mut answer = match found.is_empty() {
         true => Answer::new(
             Outcome::Done,
-            format!("{text}\nhealthy, and nothing is in the way of a change\n"),
+            format!("{text}\nnothing is wrong with it, or in the way of a change\n"),
         ),
         false => Answer {
             text,
@@ -393,6 +400,7 @@ fn run_change(
     direction: Direction,
     yes: bool,
     options: &Options<'_>,
+    progress: &Progress,
 ) -> Result<Answer, Stop> {
     let request = match request(args, direction) {
         Ok(request) => request,
@@ -412,10 +420,15 @@ fn run_change(
         Verdict::Plan(plan) => (**plan).clone(),
     };
     drop(planned);
-    execute(&asked, &plan, yes, options)
+    execute(&asked, &plan, yes, options, progress)
 }
 
-fn run_apply(file: &Path, yes: bool, options: &Options<'_>) -> Result<Answer, Stop> {
+fn run_apply(
+    file: &Path,
+    yes: bool,
+    options: &Options<'_>,
+    progress: &Progress,
+) -> Result<Answer, Stop> {
     let plan = load(file)?;
     let asked = Asked {
         target: PathBuf::from(&plan.identity.path),
@@ -425,12 +438,18 @@ fn run_apply(file: &Path, yes: bool, options: &Options<'_>) -> Result<Answer, St
             crate::plan::TargetKind::Device => None,
         },
     };
-    execute(&asked, &plan, yes, options)
+    execute(&asked, &plan, yes, options, progress)
 }
 
-fn execute(asked: &Asked, plan: &Plan, yes: bool, options: &Options<'_>) -> Result<Answer, Stop> {
+fn execute(
+    asked: &Asked,
+    plan: &Plan,
+    yes: bool,
+    options: &Options<'_>,
+    progress: &Progress,
+) -> Result<Answer, Stop> {
     let shown = escape(&asked.target.to_string_lossy());
-    if !yes && let Some(answer) = ask(&render::plan(plan))? {
+    if !yes && let Some(answer) = ask(&render::plan(plan), progress)? {
         return Ok(answer.on(shown).with("plan", plan));
     }
     match carry_out(asked, plan, options) {
@@ -446,7 +465,8 @@ fn execute(asked: &Asked, plan: &Plan, yes: bool, options: &Options<'_>) -> Resu
 }
 
 /// Shows `what` and asks. `Some`: the answer was no, or there was nobody to ask.
-fn ask(what: &str) -> Result<Option<Answer>, Stop> {
+fn ask(what: &str, progress: &Progress) -> Result<Option<Answer>, Stop> {
+    progress.clear();
     if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
         let text = "there is no terminal to ask on, and nothing was touched: say --yes to do it without \
                     asking\n";
@@ -455,21 +475,41 @@ fn ask(what: &str) -> Result<Option<Answer>, Stop> {
             ..Answer::new(Outcome::Usage, text)
         }));
     }
-    let mut err = io::stderr();
-    let _ = write!(err, "{}\nType yes to carry it out: ", tame(what));
-    let _ = err.flush();
-    let mut line = String::new();
-    io::stdin()
-        .lock()
-        .read_line(&mut line)
-        .context("reading the answer")?;
-    if line.trim() == "yes" {
+    let line = read_answer(&format!("{what}\nType yes to carry it out: "), progress)?;
+    if line == "yes" {
         return Ok(None);
     }
     Ok(Some(Answer::new(
         Outcome::Interrupted,
         "not confirmed; nothing was touched\n",
     )))
+}
+
+/// A line from the terminal. A signal ends the wait: a plain read would go on after it.
+fn read_answer(question: &str, progress: &Progress) -> Result<String, Stop> {
+    let mut err = io::stderr();
+    let _ = write!(err, "{}", tame(question));
+    let _ = err.flush();
+    let stdin = io::stdin();
+    loop {
+        checkpoint(progress)?;
+        let mut ready = [PollFd::new(stdin.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut ready, PollTimeout::from(200u8)) {
+            Ok(0) | Err(Errno::EINTR) => {}
+            Ok(_) => break,
+            Err(e) => {
+                return Err(anyhow::Error::from(e)
+                    .context("waiting for the answer")
+                    .into());
+            }
+        }
+    }
+    let mut line = String::new();
+    stdin
+        .lock()
+        .read_line(&mut line)
+        .context("reading the answer")?;
+    Ok(line.trim().to_string())
 }
 
 fn run_snapshot(args: &TargetArgs, output: &Path, report: &Progress) -> Result<Answer, Stop> {
@@ -538,7 +578,12 @@ fn run_rollback(
         std::slice::from_ref(&entry),
         entry.summary.as_ref().map_or(0, |s| s.began),
     );
-    if !yes && let Some(answer) = ask(&format!("{what}\nThis transaction is to be undone."))? {
+    if !yes
+        && let Some(answer) = ask(
+            &format!("{what}\nThis transaction is to be undone."),
+            report,
+        )?
+    {
         return Ok(answer.of(entry.id));
     }
     let done = undo::roll_back(store, id, target, report)?;
@@ -562,25 +607,23 @@ fn run_prune(store: &Store, ids: &[String], days: u64) -> Result<Answer, Stop> {
     ))
 }
 
-fn run_abandon(store: &Store, id: &str, confirm: Option<&str>) -> Result<Answer, Stop> {
+fn run_abandon(
+    store: &Store,
+    id: &str,
+    confirm: Option<&str>,
+    progress: &Progress,
+) -> Result<Answer, Stop> {
     let entry = store.find(id)?;
     let whole = entry.id.to_string();
     let typed = match confirm {
         Some(typed) => typed.to_string(),
         None if io::stdin().is_terminal() => {
-            let mut err = io::stderr();
-            let _ = write!(
-                err,
+            progress.clear();
+            let question = format!(
                 "After this there is no way back to what was before transaction {whole}, and the gate stays \
                  closed if it stands.\nType its whole id to give it up: "
             );
-            let _ = err.flush();
-            let mut line = String::new();
-            io::stdin()
-                .lock()
-                .read_line(&mut line)
-                .context("reading the answer")?;
-            line.trim().to_string()
+            read_answer(&question, progress)?
         }
         None => String::new(),
     };

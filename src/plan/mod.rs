@@ -399,7 +399,7 @@ fn steps(placement: &Placement, facts: &Facts<'_>) -> Vec<PlanStep> {
     ));
     steps.push(step(
         "journal",
-        "write old and new content of all that differs to the journal".into(),
+        "write old and new content of what differs to the journal".into(),
         false,
     ));
     if placement.disk_bytes > facts.disk_bytes {

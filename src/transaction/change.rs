@@ -9,7 +9,9 @@ use serde::Serialize;
 use super::dossier::{Dossier, Hands};
 use super::look::{Asked, Look};
 use super::media::HostMedia;
-use super::planning::{Options, Planned, fingerprint, make_plan, probe_rate, scratch, unreadable};
+use super::planning::{
+    Options, Planned, fingerprint, plan_at_rate, probe_rate, scratch, unreadable,
+};
 use super::rehearse::{Bench, Rehearsed, Stage};
 use super::stop::Stop;
 use super::store::{Summary, new_id};
@@ -88,7 +90,8 @@ fn hold_and_confirm(
     plan: &Plan,
     options: &Options<'_>,
 ) -> Result<(Hold, Planned, Plan), Stop> {
-    let again = make_plan(asked, &plan.request, options)?;
+    // How long it will take has been said; there is no need to measure that again.
+    let again = plan_at_rate(asked, &plan.request, options, |_, _| None)?;
     let hold = match again.look.hold() {
         Ok(hold) => hold,
         Err(HostError::Refused(refusal)) => return Err(Stop::Refused(vec![refusal])),
@@ -96,7 +99,7 @@ fn hold_and_confirm(
             return Err(Stop::Failed(anyhow!(e).context("holding the target")));
         }
     };
-    let fresh = match &again.verdict {
+    let mut fresh = match &again.verdict {
         Verdict::Plan(fresh) => (**fresh).clone(),
         Verdict::Refused(refusals) => return Err(Stop::Refused(refusals.clone())),
         Verdict::NoChange(_) => return Err(stale("it has been carried out already")),
@@ -116,6 +119,7 @@ fn hold_and_confirm(
     if !same {
         return Err(stale("the plan would come out differently now"));
     }
+    fresh.estimate.seconds = plan.estimate.seconds;
     Ok((hold, again, fresh))
 }
 
@@ -276,12 +280,12 @@ impl Attempt<'_> {
     /// Says what to do should the machine stop from here on, before it can.
     fn tell_the_way_back(&self) {
         let store = self.options.store;
-        let program = match store.keep_program(self.id) {
+        let program = match store.keep_program(self.id, self.plan.estimate.state_bytes) {
             true => store.dir_of(self.id).join("holdfast").display().to_string(),
             false => "holdfast".into(),
         };
         self.options.report.notice(&format!(
-            "committing; should the machine stop from here on: {program} recover --state-dir {}",
+            "committing; should the machine stop from here on:\n  {program} recover --state-dir {}",
             store.path().display()
         ));
     }

@@ -45,6 +45,16 @@ pub struct Planned {
 /// # Errors
 /// [`Stop`].
 pub fn make_plan(asked: &Asked, request: &Request, options: &Options<'_>) -> Result<Planned, Stop> {
+    plan_at_rate(asked, request, options, probe_rate)
+}
+
+/// The same with another way to find out how fast the target reads.
+pub(super) fn plan_at_rate(
+    asked: &Asked,
+    request: &Request,
+    options: &Options<'_>,
+    rate: impl Fn(&Look, &ExtentMap) -> Option<u64>,
+) -> Result<Planned, Stop> {
     let look = Look::at(asked)?;
     refuse_hot(&look, options.store)?;
     let state = options.store.prepare(&look.host)?;
@@ -97,7 +107,7 @@ pub fn make_plan(asked: &Asked, request: &Request, options: &Options<'_>) -> Res
         state_free_bytes: state.free_bytes,
         state_dir: crate::units::escape(&options.store.path().to_string_lossy()),
         image_free_bytes: free_beside(&look),
-        read_rate: probe_rate(&look, &used),
+        read_rate: rate(&look, &used),
         fingerprint: fingerprint(&look, partition)?,
         driver: &Asker {
             volume,

@@ -102,12 +102,28 @@ impl Store {
             ));
         }
         match suitability(host, &self.path, false) {
-            Ok(found) => Ok(found),
+            Ok(found) => self.writable().map(|()| found),
             Err(HostError::Refused(refusal)) => Err(Stop::Refused(vec![refusal])),
             Err(HostError::Io(e)) => Err(Stop::Failed(
                 anyhow::Error::from(e).context("looking at the state directory"),
             )),
         }
+    }
+
+    /// A file system that is mounted read-only takes nothing from root either.
+    fn writable(&self) -> Result<(), Stop> {
+        use nix::unistd::{AccessFlags, access};
+        access(&self.path, AccessFlags::W_OK | AccessFlags::X_OK).map_err(|e| {
+            Stop::refused(
+                "state-dir-not-writable",
+                format!(
+                    "the state directory {} cannot be written: {}",
+                    self.path.display(),
+                    io::Error::from(e)
+                ),
+                "mount what holds it for writing, or name another directory with --state-dir",
+            )
+        })
     }
 
     /// Makes the directory of a new transaction.
@@ -134,16 +150,26 @@ impl Store {
     }
 
     /// Copies the running program into a transaction's directory, so that recovery does not depend
-    /// on what is installed then. Returns whether it worked: it is a convenience.
-    pub fn keep_program(&self, id: TransactionId) -> bool {
+    /// on what is installed then. Returns whether it worked: it is a convenience, which leaves
+    /// `reserve_bytes` to the journal.
+    pub fn keep_program(&self, id: TransactionId, reserve_bytes: u64) -> bool {
         let to = self.dir_of(id).join(PROGRAM_NAME);
         let copy = || -> io::Result<()> {
             let from = std::env::current_exe()?;
+            let room = nix::sys::statvfs::statvfs(&self.path)?;
+            let free = (room.blocks_available() as u64).saturating_mul(room.fragment_size() as u64);
+            if free < reserve_bytes.saturating_add(from.metadata()?.len()) {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
             // A copy and not a link: a link would share its mode, and its fate, with the original.
             std::fs::copy(from, &to)?;
             std::fs::set_permissions(&to, std::os::unix::fs::PermissionsExt::from_mode(0o700))
         };
-        copy().is_ok()
+        let kept = copy().is_ok();
+        if !kept {
+            let _ = std::fs::remove_file(&to);
+        }
+        kept
     }
 
     /// The directory of a transaction.

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::Read;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -461,13 +460,6 @@ impl Stalling {
         };
         until("the tool that stalls", runs);
     }
-}
-
-/// All that a reader yields.
-pub fn drained(mut from: impl Read) -> String {
-    let mut text = String::new();
-    from.read_to_string(&mut text).unwrap();
-    text
 }
 
 /// Transactions in the state directory.

@@ -6,6 +6,7 @@
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
+    clippy::type_complexity,
     reason = "a test stops at the first surprise"
 )]
 

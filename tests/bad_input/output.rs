@@ -154,7 +154,7 @@ fn sources(dir: &Path, found: &mut Vec<String>) {
             }
         } else if name.ends_with(".rs") && name != "tests.rs" && name != "testing.rs" {
             let text = fs::read_to_string(&path).unwrap();
-            let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+            let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
             found.push(code.to_string());
         }
     }

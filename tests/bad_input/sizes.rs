@@ -83,16 +83,7 @@ fn the_wrong_way_is_refused_with_the_right_command() {
 #[test]
 fn more_than_there_is_room_for_is_refused_with_what_there_is() {
     let (bench, image) = Bench::with("small-gpt");
-    for to in [
-        "100GiB",
-        "+13MiB",
-        "15EiB",
-        "17179869183GiB",
-        "+17179869183GiB",
-    ] {
-        if to == "15EiB" {
-            continue; // not a unit that is offered
-        }
+    for to in ["100GiB", "+13MiB", "17179869183GiB", "+17179869183GiB"] {
         refused(
             &bench,
             &image,

@@ -10,7 +10,7 @@ use crate::bench::{Bench, Loop, MIB, Mounted, Why, judged, said, tool};
 
 /// `grow` of an untouched image with this state directory.
 #[track_caller]
-fn refused(bench: &Bench, image: &Path, state: &Path, code: &str, words: &[&str]) {
+fn refused(image: &Path, state: &Path, code: &str, words: &[&str]) {
     let target = image.to_str().unwrap();
     for args in [&["plan", "grow", target][..], &["grow", target, "--yes"]] {
         let args = [&["--state-dir", state.to_str().unwrap()], args].concat();
@@ -34,7 +34,6 @@ fn refused(bench: &Bench, image: &Path, state: &Path, code: &str, words: &[&str]
         );
         assert!(fs::read(image).unwrap() == before);
     }
-    let _ = bench;
 }
 
 #[test]
@@ -42,21 +41,14 @@ fn a_state_directory_that_cannot_be_made_or_written_is_refused() {
     let (bench, image) = Bench::with("small-gpt");
     let file = bench.file("file", 1, &[]);
     refused(
-        &bench,
         &image,
         &file.join("below"),
         "state-dir-not-writable",
         &["--state-dir"],
     );
-    refused(
-        &bench,
-        &image,
-        &file,
-        "state-dir-owner",
-        &["not a directory"],
-    );
+    refused(&image, &file, "state-dir-owner", &["not a directory"]);
     // A file system that is mounted read-only, with the directory and without.
-    let medium = bench.file("medium", 8 * MIB, &[]);
+    let medium = bench.file("medium", 32 * MIB, &[]);
     tool("mke2fs", &["-q".as_ref(), medium.as_os_str()]);
     let device = Loop::on(&medium);
     let place = bench.path("mnt");
@@ -65,19 +57,12 @@ fn a_state_directory_that_cannot_be_made_or_written_is_refused() {
         &["-o".as_ref(), "ro".as_ref(), device.0.as_os_str()],
     );
     refused(
-        &bench,
         &image,
         &place.join("state"),
         "state-dir-not-writable",
         &["Read-only"],
     );
-    refused(
-        &bench,
-        &image,
-        &place,
-        "state-dir-not-writable",
-        &["ead-only"],
-    );
+    refused(&image, &place, "state-dir-not-writable", &["ead-only"]);
     drop(mount);
 }
 
@@ -87,11 +72,11 @@ fn a_state_directory_of_somebody_else_is_refused() {
     let theirs = bench.path("theirs");
     fs::create_dir(&theirs).unwrap();
     chown(&theirs, Some(65534), None).unwrap();
-    refused(&bench, &image, &theirs, "state-dir-owner", &["65534"]);
+    refused(&image, &theirs, "state-dir-owner", &["65534"]);
     let open = bench.path("open");
     fs::create_dir(&open).unwrap();
     fs::set_permissions(&open, PermissionsExt::from_mode(0o777)).unwrap();
-    refused(&bench, &image, &open, "state-dir-owner", &["0777"]);
+    refused(&image, &open, "state-dir-owner", &["0777"]);
 }
 
 #[test]
@@ -100,20 +85,8 @@ fn a_state_directory_in_memory_is_refused() {
     let place = bench.path("memory");
     let _mount = Mounted::at(&place, &["-t", "tmpfs", "none"].map(OsStr::new));
     fs::set_permissions(&place, PermissionsExt::from_mode(0o700)).unwrap();
-    refused(
-        &bench,
-        &image,
-        &place,
-        "state-dir-volatile",
-        &["tmpfs", "reboot"],
-    );
-    refused(
-        &bench,
-        &image,
-        &place.join("new"),
-        "state-dir-volatile",
-        &["tmpfs"],
-    );
+    refused(&image, &place, "state-dir-volatile", &["tmpfs", "reboot"]);
+    refused(&image, &place.join("new"), "state-dir-volatile", &["tmpfs"]);
     // A disk whose image is in memory is no better.
     let medium = place.join("medium");
     fs::File::create(&medium)
@@ -124,7 +97,7 @@ fn a_state_directory_in_memory_is_refused() {
     let device = Loop::on(&medium);
     let place = bench.path("mnt");
     let _mount = Mounted::at(&place, &[device.0.as_os_str()]);
-    refused(&bench, &image, &place, "state-dir-volatile", &["memory"]);
+    refused(&image, &place, "state-dir-volatile", &["memory"]);
 }
 
 #[test]
@@ -136,7 +109,6 @@ fn a_state_directory_without_room_is_refused_with_what_is_needed() {
     let place = bench.path("mnt");
     let _mount = Mounted::at(&place, &[device.0.as_os_str()]);
     refused(
-        &bench,
         &image,
         &place,
         "no-journal-space",
@@ -171,6 +143,30 @@ fn a_state_directory_without_room_is_refused_with_what_is_needed() {
     assert!(text.contains("No space left"), "{text}");
     assert!(text.contains(place.to_str().unwrap()), "{text}");
     assert!(fs::read(&image).unwrap() == before);
+}
+
+#[test]
+fn a_copy_of_the_program_never_takes_the_room_of_the_journal() {
+    let (bench, image) = Bench::with("small-gpt");
+    let program = fs::metadata(env!("CARGO_BIN_EXE_holdfast")).unwrap().len();
+    // Room for the journal; with the program, for half of the journal.
+    let medium = bench.file("medium", (program + (4 << 20)) & !4095, &[]);
+    tool(
+        "mke2fs",
+        &["-q".as_ref(), "-m0".as_ref(), medium.as_os_str()],
+    );
+    let device = Loop::on(&medium);
+    let place = bench.path("mnt");
+    let _mount = Mounted::at(&place, &[device.0.as_os_str()]);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
+    command.arg("--state-dir").arg(&place);
+    let done = said(command.args(["grow", image.to_str().unwrap(), "--yes"]));
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    assert!(
+        done.stderr.contains("  holdfast recover"),
+        "{}",
+        done.stderr
+    );
 }
 
 #[test]

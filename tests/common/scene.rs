@@ -16,6 +16,20 @@ use serde_json::Value;
 /// Where files may be large, and are not in memory.
 const PLACE: &str = env!("CARGO_TARGET_TMPDIR");
 
+/// Whether the tests can run. Without root they cannot, and that is a failure, unless somebody said
+/// that there is none.
+pub fn root() -> bool {
+    if nix::unistd::geteuid().is_root() {
+        return true;
+    }
+    assert!(
+        std::env::var("HOLDFAST_WITHOUT_ROOT").is_ok_and(|v| v == "1"),
+        "these tests use loop devices and mounts: run them as root, or set HOLDFAST_WITHOUT_ROOT=1"
+    );
+    eprintln!("skipped: not root");
+    false
+}
+
 /// Runs a command of the test's own, which must succeed, and returns what it said.
 pub fn run(program: &str, arguments: &[&str]) -> String {
     let done = Command::new(program)
@@ -122,10 +136,6 @@ impl Scene {
     }
 
     pub fn of(image: &Path) -> Scene {
-        assert!(
-            nix::unistd::geteuid().is_root(),
-            "these tests make mounts of their own: run them as root"
-        );
         let dir = tempfile::Builder::new()
             .prefix("scene-")
             .tempdir_in(PLACE)
@@ -149,6 +159,12 @@ impl Scene {
 
     pub fn image(&self) -> PathBuf {
         self.path("image")
+    }
+
+    /// The image under a name outside of the scene, which then goes.
+    pub fn image_to(&self, path: &Path) -> PathBuf {
+        fs::rename(self.image(), path).unwrap();
+        path.into()
     }
 
     /// Puts a program before the real ones.

@@ -10,7 +10,7 @@ use super::alarms::contents;
 use super::faulty::Faulty;
 use super::loopdev::Loop;
 use super::resizer::{GROW, SHRINK, assert_caught};
-use super::scene::{Scene, Stamp, answer, run, text};
+use super::scene::{Scene, Stamp, answer, root, run, text};
 
 /// A scene with a hostile resizer, and the arguments to grow its image.
 fn growing(kind: &str) -> (Scene, Vec<String>) {
@@ -36,6 +36,9 @@ fn assert_harmless(scene: &Scene, arguments: &[&str], what: &str) {
 
 #[test]
 fn what_is_harmless_is_accepted() {
+    if !root() {
+        return;
+    }
     // Two that write late are killed; junk in free blocks is nobody's; and
     // the disk does not become shorter with the file.
     for kind in ["none", "late", "fill", "trimmed"] {
@@ -50,6 +53,9 @@ fn what_is_harmless_is_accepted() {
 
 #[test]
 fn what_lies_beyond_the_file_cannot_be_written() {
+    if !root() {
+        return;
+    }
     let (scene, arguments) = growing("beyond");
     let before = Stamp::of(&scene.image());
     let answer = scene.holdfast(&words(&arguments));
@@ -59,6 +65,9 @@ fn what_lies_beyond_the_file_cannot_be_written() {
 
 #[test]
 fn nothing_else_can_be_written() {
+    if !root() {
+        return;
+    }
     let (scene, arguments) = growing("outside");
     let precious = scene.path("precious");
     fs::write(&precious, vec![7; 1 << 20]).unwrap();
@@ -97,6 +106,9 @@ fn nothing_else_can_be_written() {
 
 #[test]
 fn its_parent_survives_it() {
+    if !root() {
+        return;
+    }
     let (scene, arguments) = growing("parent");
     let before = Stamp::of(&scene.image());
     let answer = scene.holdfast(&words(&arguments));
@@ -109,6 +121,9 @@ fn its_parent_survives_it() {
 /// A hundred MiB of output: the log is cut, the memory bounded, and the damage found.
 #[test]
 fn much_output_hides_nothing() {
+    if !root() {
+        return;
+    }
     let (scene, arguments) = growing("chatter");
     let before = Stamp::of(&scene.image());
     let answer = scene.holdfast(&words(&arguments));
@@ -145,6 +160,9 @@ fn small_disk(scene: &Scene) -> Mounted {
 
 #[test]
 fn one_that_fills_the_state_directory_is_rejected() {
+    if !root() {
+        return;
+    }
     let (scene, arguments) = growing("fill");
     let before = Stamp::of(&scene.image());
     let disk = small_disk(&scene);
@@ -164,6 +182,9 @@ fn one_that_fills_the_state_directory_is_rejected() {
 /// Reads and writes of the tools that fail: they may exit with 0 all the same.
 #[test]
 fn an_error_that_the_tool_did_not_care_about_is_not_forgotten() {
+    if !root() {
+        return;
+    }
     // Nothing but the tool itself reads the free blocks.
     let (scene, _) = growing("careless");
     let bad = Extent::new((3 << 20) + 12_000 * 1024, 4096);
@@ -181,6 +202,9 @@ fn an_error_that_the_tool_did_not_care_about_is_not_forgotten() {
 /// The real resizer has to move a block that cannot be read. Whatever it says of that: rejected.
 #[test]
 fn a_block_that_cannot_be_moved_is_not_lost_without_a_word() {
+    if !root() {
+        return;
+    }
     let scene = Scene::new("small-gpt", &[]);
     let block = file_behind(&scene.image(), 13_000);
     let bad = Extent::new((3 << 20) + block * 1024, 1024);

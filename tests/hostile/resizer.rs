@@ -1,7 +1,7 @@
 //! A hostile `resize2fs`.
 
 use super::loopdev::Loop;
-use super::scene::{Answer, Scene, Stamp, text};
+use super::scene::{Answer, Scene, Stamp, root, text};
 
 /// The size of the mail file system in the small images.
 pub const OLD_BYTES: u64 = 16 << 20;
@@ -151,29 +151,44 @@ fn try_all(image: (&str, &[&str]), change: &[&str], kinds: &[&[Kind]]) {
 
 #[test]
 fn every_kind_of_damage_to_ext4_is_caught() {
+    if !root() {
+        return;
+    }
     let all = [COMMON, BACKUPS, JOURNAL, EXTENTS];
     try_all(("small-gpt", &[]), GROW, &all);
 }
 
 #[test]
 fn every_kind_of_damage_to_a_shrinking_ext4_is_caught() {
+    if !root() {
+        return;
+    }
     let all = [COMMON, BACKUPS, JOURNAL, EXTENTS];
     try_all(("small-gpt", &[]), SHRINK, &all);
 }
 
 #[test]
 fn every_kind_of_damage_to_large_blocks_is_caught() {
+    if !root() {
+        return;
+    }
     try_all(("small-4k", &[]), GROW, &[COMMON, JOURNAL, EXTENTS]);
 }
 
 #[test]
 fn every_kind_of_damage_to_old_file_systems_is_caught() {
+    if !root() {
+        return;
+    }
     try_all(("small-ext3", &[]), GROW, &[COMMON, BACKUPS, JOURNAL]);
     try_all(("small-ext2", &[]), SHRINK, &[COMMON, BACKUPS]);
 }
 
 #[test]
 fn without_fuse_as_well() {
+    if !root() {
+        return;
+    }
     let change = [GROW, &["--export", "copy"]].concat();
     try_all(
         ("small-old", &[]),
@@ -185,6 +200,9 @@ fn without_fuse_as_well() {
 /// The disk as a loop device, whose partition the kernel knows.
 #[test]
 fn on_a_block_device_as_well() {
+    if !root() {
+        return;
+    }
     let scene = Scene::new("small-swap", &[]);
     let before = Stamp::of(&scene.image());
     for (kind, code) in [
@@ -222,6 +240,9 @@ fn on_a_block_device_as_well() {
 /// One after the other: two that hang, and one that never falls silent.
 #[test]
 fn one_that_hangs_is_stopped() {
+    if !root() {
+        return;
+    }
     let scene = Scene::new("small-gpt", &[]);
     let (target, before) = (scene.image(), Stamp::of(&scene.image()));
     for export in ["fuse", "copy"] {

@@ -1,4 +1,4 @@
-//! The two checksums of ext4 metadata, in the raw form that the format uses: the caller gives the
+//! The checksums of ext4 metadata, in the raw form that the format uses: the caller gives the
 //! start value, and nothing is inverted at the end.
 
 /// CRC-32C (Castagnoli, reflected polynomial 0x82f63b78), for `metadata_csum`.
@@ -54,6 +54,37 @@ pub fn crc16(seed: u16, bytes: &[u8]) -> u16 {
     crc
 }
 
+/// CRC-32 with the most significant bit first (polynomial 0x04c11db7), for the transactions of a
+/// journal with `journal_checksum` of version 1.
+pub fn crc32_be(seed: u32, bytes: &[u8]) -> u32 {
+    bytes.iter().fold(seed, |crc, &byte| {
+        let [top, ..] = crc.to_be_bytes();
+        crc << 8 ^ BE_TABLE[usize::from(top ^ byte)]
+    })
+}
+
+static BE_TABLE: [u32; 256] = be_table();
+
+const fn be_table() -> [u32; 256] {
+    let mut table = [0u32; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let mut crc = (byte as u32) << 24;
+        let mut bit = 0;
+        while bit < 8 {
+            crc = if crc >> 31 == 0 {
+                crc << 1
+            } else {
+                crc << 1 ^ 0x04c1_1db7
+            };
+            bit += 1;
+        }
+        table[byte] = crc;
+        byte += 1;
+    }
+    table
+}
+
 fn entry(table: usize, byte: u8) -> u32 {
     TABLES[table][usize::from(byte)]
 }
@@ -99,6 +130,7 @@ mod tests {
     fn check_values_of_the_catalogue() {
         assert_eq!(!crc32c(!0, b"123456789"), 0xe306_9283);
         assert_eq!(crc16(0, b"123456789"), 0xbb3d);
+        assert_eq!(!crc32_be(!0, b"123456789"), 0xfc89_1918);
         assert_eq!(crc16(!0, b"123456789"), 0x4b37);
     }
 

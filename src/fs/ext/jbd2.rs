@@ -23,8 +23,8 @@
 //!    log, the same rules for revoked blocks and for stale ones.
 //! 2. No bytes make it panic or loop: a walk takes at most as many blocks as the log has, and
 //!    memory grows with the number of copies in it.
-//! 3. Checksums of descriptors, commits (versions 2 and 3) and copies are verified. That of version
-//!    1 over a whole transaction is not: e2fsck does, and marks a file system where it fails.
+//! 3. Checksums are verified: version 1 covers the descriptors and copies of a transaction; versions
+//!    2 and 3 each descriptor, revoke and commit block, and each copy as it is used.
 //! 4. What cannot be known is refused: fast commits, which name files and not blocks, features
 //!    that are not known, a log that the kernel gave up.
 
@@ -33,7 +33,7 @@ use std::collections::BTreeMap;
 use crate::fs::FsError;
 use crate::report::Refusal;
 
-use super::crc::crc32c;
+use super::crc::{crc32_be, crc32c};
 use super::feature;
 use super::inode::Kind;
 use super::map::{Map, Piece, Run};
@@ -49,6 +49,7 @@ const SUPERBLOCK_V1: u32 = 3;
 const SUPERBLOCK_V2: u32 = 4;
 const REVOKE: u32 = 5;
 
+const COMPAT_CHECKSUM: u32 = 0x1;
 const INCOMPAT_64BIT: u32 = 0x2;
 const INCOMPAT_ASYNC_COMMIT: u32 = 0x4;
 const INCOMPAT_CSUM_V2: u32 = 0x8;
@@ -73,6 +74,7 @@ pub struct Journal<'a> {
     volume: &'a Volume<'a>,
     /// Where its blocks are.
     runs: Vec<Run>,
+    compat: u32,
     incompat: u32,
     /// First block of the ring, and the block after its last one.
     first: u64,
@@ -114,6 +116,8 @@ struct Pending {
     revokes: Vec<u64>,
     /// A block does not fit its checksum: damage, or what is left of an older log.
     is_doubtful: bool,
+    /// The checksum of version 1, from the first descriptor on.
+    sum: Option<u32>,
 }
 
 impl<'a> Journal<'a> {
@@ -140,6 +144,7 @@ impl<'a> Journal<'a> {
         let mut journal = Journal {
             volume,
             runs,
+            compat: 0,
             incompat: 0,
             first: 0,
             last: 0,
@@ -161,7 +166,7 @@ impl<'a> Journal<'a> {
         match be32(raw, 4) {
             // The fields of features came later.
             SUPERBLOCK_V1 => {}
-            SUPERBLOCK_V2 => self.incompat = be32(raw, 0x28),
+            SUPERBLOCK_V2 => (self.compat, self.incompat) = (be32(raw, 0x24), be32(raw, 0x28)),
             kind => return Err(unknown(format!("superblock of kind {kind}"))),
         }
         let unknown_bits = self.incompat & !INCOMPAT_KNOWN;
@@ -274,7 +279,9 @@ impl<'a> Journal<'a> {
             match be32(&block, 4) {
                 DESCRIPTOR => {
                     pending.is_doubtful |= !self.tail_fits(&block);
-                    taken += self.copies(&block, at, sequence, left, &mut pending);
+                    let copies = self.copies(&block, at, sequence, left, &mut pending);
+                    self.add_to_sum(&block, (at, copies), &mut pending)?;
+                    taken += copies;
                 }
                 REVOKE => {
                     pending.is_doubtful |= !self.tail_fits(&block);
@@ -283,7 +290,7 @@ impl<'a> Journal<'a> {
                 COMMIT => {
                     let seconds = be64(&block, COMMIT_SECONDS_AT);
                     let is_stale = seconds < last_commit;
-                    let fits = !pending.is_doubtful && self.commit_fits(&block);
+                    let fits = !pending.is_doubtful && self.commit_fits(&block, &pending);
                     // A commit that was on its way when the machine stopped looks like damage,
                     // where the journal does not wait for the copies before it writes the commit.
                     let is_torn = !pending.is_doubtful && self.has(INCOMPAT_ASYNC_COMMIT);
@@ -416,10 +423,35 @@ impl<'a> Journal<'a> {
         !self.has_checksums() || self.checksum_without(self.seed, block, at) == be32(block, at)
     }
 
-    fn commit_fits(&self, block: &[u8]) -> bool {
-        !self.has_checksums()
-            || self.checksum_without(self.seed, block, COMMIT_CHECKSUM_AT)
-                == be32(block, COMMIT_CHECKSUM_AT)
+    fn commit_fits(&self, block: &[u8], pending: &Pending) -> bool {
+        let found = be32(block, COMMIT_CHECKSUM_AT);
+        if self.has_checksums() {
+            return self.checksum_without(self.seed, block, COMMIT_CHECKSUM_AT) == found;
+        }
+        // Kind and size: a transaction may also have been written without.
+        match block.get(HEADER_BYTES..HEADER_BYTES + 2) {
+            _ if self.compat & COMPAT_CHECKSUM == 0 => true,
+            Some([0, 0]) => found == 0,
+            kind => kind == Some(&[1, 4]) && found == pending.sum.unwrap_or(!0),
+        }
+    }
+
+    /// Adds a descriptor at `at` and its copies to the checksum of version 1.
+    fn add_to_sum(
+        &self,
+        descriptor: &[u8],
+        (at, copies): (u64, u64),
+        pending: &mut Pending,
+    ) -> Result<(), FsError> {
+        if self.compat & COMPAT_CHECKSUM == 0 || self.has_checksums() {
+            return Ok(());
+        }
+        let mut sum = crc32_be(pending.sum.unwrap_or(!0), descriptor);
+        for n in 1..=copies {
+            sum = crc32_be(sum, &self.read(self.after(at, n))?);
+        }
+        pending.sum = Some(sum);
+        Ok(())
     }
 
     /// The checksum of `block`, whose four bytes at `at` count as zeros.

@@ -200,22 +200,17 @@ pub fn prepare(file: &Path, tools: &Tools<'_>) -> Result<(), ToolError> {
 ///
 /// Without `-f`, so that it does this and no more. (`-E journal_only` would do less, but not the
 /// replay alone either: it ends orphans and leaves the counts.) The orphan file is the exception:
-/// e2fsck 1.47.0 empties it in a full check only.
+/// e2fsck 1.47.0 empties it in a full check only, and a second call would end its orphans again.
 ///
 /// # Errors
 /// [`ToolError`], also where more was put right than belongs to it.
 pub fn replay(file: &Path, has_orphan_file: bool, tools: &Tools<'_>) -> Result<(), ToolError> {
     let preen = [OsStr::new("-p"), file.as_os_str()];
     let force = [OsStr::new("-f"), preen[0], preen[1]];
-    let mut calls = vec![preen.as_slice()];
-    if has_orphan_file {
-        calls.push(&force);
-    }
-    for args in calls {
-        let outcome = tools.run(E2FSCK, args)?.accept(&[0, 1])?;
-        if outcome.code == Some(1) && !only_replay(&outcome) {
-            return Err(outcome.failed());
-        }
+    let args = if has_orphan_file { &force[..] } else { &preen };
+    let outcome = tools.run(E2FSCK, args)?.accept(&[0, 1])?;
+    if outcome.code == Some(1) && !only_replay(&outcome) {
+        return Err(outcome.failed());
     }
     Ok(())
 }
