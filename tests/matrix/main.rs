@@ -87,6 +87,8 @@ fn made_up_rows_end_well() {
 fn the_table_has_every_shape_and_every_place() {
     let table = rows::table();
     println!("{table}");
+    let readme = include_str!("../../README.md");
+    assert!(readme.contains(&table), "README has another table");
     for shape in rows::SHAPES {
         assert!(table.contains(&format!("| {} |", shape.name)));
     }

@@ -279,13 +279,15 @@ fn late_names(root: &Path) {
     for name in &names[..kept] {
         let _ = fs::remove_file(name).or_else(|_| fs::remove_dir(name));
     }
-    for (n, name) in names[kept..].iter().enumerate() {
-        match name.is_dir() {
-            true => write(
-                name.join("inside"),
-                b"in a directory that gets another number",
-            ),
-            false => write(name.clone(), format!("late {n}").as_bytes()),
+    let (dirs, files): (Vec<&PathBuf>, Vec<_>) = names[kept..].iter().partition(|n| n.is_dir());
+    for (n, name) in files.iter().enumerate() {
+        write(name.to_path_buf(), format!("late {n}").as_bytes());
+    }
+    for (n, dir) in dirs.iter().enumerate() {
+        // More names than the map of an inode has room for, and fewer than would need a block.
+        for k in 0..4 {
+            let another = dir.join(format!("one-more-{k:03}"));
+            fs::rename(files[n * 4 + k], another).unwrap();
         }
     }
 }
