@@ -4,9 +4,10 @@
 //! stock tools write, on an overlay, and the journal commits what passed. What a driver cannot do
 //! is a [`Refusal`] with a code.
 //!
-//! [`tool`] is the one place that starts processes.
+//! [`tool`] is the one place that starts processes; [`mount`] is what only the kernel can do.
 
 pub mod ext;
+pub mod mount;
 pub mod signature;
 pub mod tool;
 
@@ -236,6 +237,12 @@ pub trait Driver: Send + Sync {
     /// [`GateState::Invalid`].
     fn gate(&self, superblock: &[u8]) -> GateState;
 
+    /// Whether [`Driver::replay`] can be asked. Where not, [`Driver::prepare`] lets the kernel
+    /// replay, and [`Driver::only_replayed`] compares with what was there before that.
+    fn has_own_replay(&self) -> bool {
+        true
+    }
+
     /// Replays the journal of the file system on `part`, which lies on an overlay, by this driver's
     /// own reading of it, and nothing else: the state that the tools' replay is measured by.
     ///
@@ -363,6 +370,12 @@ pub trait Driver: Send + Sync {
         limit: usize,
         report: &dyn Report,
     ) -> Result<Vec<Difference>, FsError>;
+
+    /// How the kernel reads every file, where the driver has no reader of its own. Both states are
+    /// then walked through on top of [`Driver::compare`], and the walks compared.
+    fn walk(&self) -> Option<mount::Walk> {
+        None
+    }
 
     /// Who owns these bytes: paths of files, or names of structures, each once, at most `limit`.
     ///
