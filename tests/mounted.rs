@@ -76,8 +76,8 @@ fn xfs_grows_and_every_file_stays() {
     });
     assert!(overlay.changed().is_empty(), "a walk writes nothing");
     on(&overlay, &bench, |tools| {
-        let blocks = 700 * MIB / 4096;
-        run(&Job::new(Kind::Xfs, Work::XfsGrow { blocks }), tools).unwrap();
+        let bytes = 700 * MIB;
+        run(&Job::new(Kind::Xfs, Work::XfsGrow { bytes }), tools).unwrap();
     });
     assert!(!overlay.changed().is_empty());
     let same = on(&overlay, &bench, |tools| {

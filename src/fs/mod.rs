@@ -10,6 +10,7 @@ pub mod ext;
 pub mod mount;
 pub mod signature;
 pub mod tool;
+pub mod xfs;
 
 use std::fmt;
 use std::io;
@@ -27,7 +28,7 @@ use crate::units::{Bytes, escape};
 /// What a driver read from a superblock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observed {
-    /// `ext2`, `ext3`, `ext4`.
+    /// `ext2`, `ext3`, `ext4`, `xfs`.
     pub kind: String,
     /// As `blkid` prints it.
     pub uuid: String,
@@ -391,7 +392,7 @@ pub trait Driver: Send + Sync {
 
 /// All drivers, in the order in which they are asked.
 pub fn drivers() -> &'static [&'static dyn Driver] {
-    &[&ext::Ext]
+    &[&ext::Ext, &xfs::Xfs]
 }
 
 /// The driver of this name.

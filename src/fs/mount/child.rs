@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::process::ExitCode;
 
 use nix::sched::{CloneFlags, unshare};
@@ -71,6 +72,14 @@ fn done(job: &Job) -> Result<(), Failure> {
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC)
         .map_err(|e| Failure::Host(e.into()))?;
     let file = File::from(io::stdin().as_fd().try_clone_to_owned()?);
+    let mut options = job.options.clone();
+    if job.kind == Kind::Xfs {
+        options.extend(xfs_quotas(&file)?);
+    }
+    let job = &Job {
+        options,
+        ..job.clone()
+    };
     let device =
         LoopDevice::attach(&file, job.reads_only(), job.sector_bytes).map_err(Failure::Host)?;
     drop(file);
@@ -166,7 +175,7 @@ fn said_by_kernel(context: &OwnedFd) -> String {
 fn work(root: &OwnedFd, job: &Job) -> Result<(), Failure> {
     match job.work {
         Work::Replay => Ok(()),
-        Work::XfsGrow { blocks } => Ok(xfs_grow(root, blocks)?),
+        Work::XfsGrow { bytes } => Ok(xfs_grow(root, bytes)?),
         Work::BtrfsResize { bytes } => Ok(mounted::btrfs_resize(root, bytes)
             .map_err(|e| named(e, "resizing the mounted file system"))?),
         Work::Walk => {
@@ -178,8 +187,30 @@ fn work(root: &OwnedFd, job: &Job) -> Result<(), Failure> {
     }
 }
 
-fn xfs_grow(root: &OwnedFd, blocks: u64) -> io::Result<()> {
+/// The quotas that are on. A mount that does not ask for them turns them off for good.
+fn xfs_quotas(file: &File) -> io::Result<Vec<&'static str>> {
+    let mut flags = [0; 2];
+    file.read_exact_at(&mut flags, 176)?;
+    let flags = u16::from_be_bytes(flags);
+    let kinds = [
+        (0x1, 0x2, "uquota", "uqnoenforce"),
+        (0x40, 0x80, "gquota", "gqnoenforce"),
+        (0x8, 0x200, "pquota", "pqnoenforce"),
+    ];
+    let on = kinds
+        .iter()
+        .filter(|(accounted, ..)| flags & accounted != 0);
+    Ok(on
+        .map(|&(_, enforced, with, without)| match flags & enforced {
+            0 => without,
+            _ => with,
+        })
+        .collect())
+}
+
+fn xfs_grow(root: &OwnedFd, bytes: u64) -> io::Result<()> {
     let now = mounted::xfs_geometry(root)?;
+    let blocks = bytes / u64::from(now.block_bytes.max(1));
     if blocks < now.blocks {
         return Err(io::Error::other(format!(
             "it has {} blocks, and XFS does not shrink to {blocks}",

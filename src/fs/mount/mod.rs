@@ -75,10 +75,10 @@ pub enum Kind {
 pub enum Work {
     /// Nothing: mounted for writing and unmounted, so that its log is replayed.
     Replay,
-    /// XFS: the data section grows to so many blocks.
+    /// XFS: the data section grows to so many bytes.
     XfsGrow {
-        /// In blocks of the file system.
-        blocks: u64,
+        /// Whole blocks.
+        bytes: u64,
     },
     /// btrfs: device 1 is resized.
     BtrfsResize {
@@ -113,7 +113,8 @@ pub struct Walk {
     pub rules: Rules,
 }
 
-/// Options that a driver may add: XFS would reset the flags of a quota that is not asked for.
+/// Options that a driver may add. XFS resets the flags of a quota that is not asked for; those that
+/// its superblock has are added by themselves.
 pub const OPTIONS: [&str; 6] = [
     "uquota",
     "uqnoenforce",
@@ -145,7 +146,7 @@ impl Job {
         };
         let (work, number) = match self.work {
             Work::Replay => ("replay", 0),
-            Work::XfsGrow { blocks } => ("xfs-grow", blocks),
+            Work::XfsGrow { bytes } => ("xfs-grow", bytes),
             Work::BtrfsResize { bytes } => ("btrfs-resize", bytes),
             Work::Walk => ("walk", 0),
         };
@@ -171,7 +172,7 @@ impl Job {
             },
             work: match work {
                 "replay" => Work::Replay,
-                "xfs-grow" => Work::XfsGrow { blocks: number },
+                "xfs-grow" => Work::XfsGrow { bytes: number },
                 "btrfs-resize" => Work::BtrfsResize { bytes: number },
                 "walk" => Work::Walk,
                 _ => return None,
@@ -284,7 +285,7 @@ mod tests {
 
     #[test]
     fn a_job_survives_the_command_line() {
-        let mut job = Job::new(Kind::Xfs, Work::XfsGrow { blocks: u64::MAX });
+        let mut job = Job::new(Kind::Xfs, Work::XfsGrow { bytes: u64::MAX });
         job.options = vec!["uquota", "pqnoenforce"];
         job.sector_bytes = 4096;
         assert_eq!(Job::from_args(&job.to_args()[1..]), Some(job));
