@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::mail::MailCommand;
 use crate::fs::tool::PATIENCE;
 use crate::plan::{Level, To};
 use crate::units::Bytes;
@@ -234,6 +235,9 @@ pub enum Command {
         #[arg(long, value_name = "ID")]
         confirm: Option<String>,
     },
+    /// Find damaged messages in a mail store
+    #[command(subcommand)]
+    Mail(MailCommand),
 }
 
 impl Command {
@@ -254,6 +258,7 @@ impl Command {
             Command::Apply { .. }
             | Command::Status
             | Command::Prune { .. }
+            | Command::Mail(_)
             | Command::Abandon { .. } => None,
         }
     }
@@ -274,6 +279,7 @@ impl Command {
             Command::Rollback { .. } => "rollback",
             Command::Prune { .. } => "prune",
             Command::Abandon { .. } => "abandon",
+            Command::Mail(MailCommand::Scan(_)) => "mail scan",
         }
     }
 }

@@ -117,7 +117,7 @@ fn print(answer: &Answer, command: &str, json: bool) -> ExitCode {
 
 /// The document in a line of its own, with the control characters that JSON allows escaped too: it
 /// may well be read on a terminal.
-fn harmless_json(document: &str) -> String {
+pub(super) fn harmless_json(document: &str) -> String {
     let mut out = String::with_capacity(document.len() + 1);
     for c in document.chars() {
         let mut units = [0; 2];
@@ -247,6 +247,7 @@ fn run(cli: &Cli, report: &Progress) -> Result<Answer, Stop> {
         }
         Command::Prune { ids, days } => run_prune(&store, ids, *days),
         Command::Abandon { id, confirm } => run_abandon(&store, id, confirm.as_deref(), report),
+        Command::Mail(command) => super::mail::run(command, report),
     }
 }
 

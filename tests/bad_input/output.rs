@@ -36,7 +36,7 @@ fn labels_and_names_from_a_disk_cannot_steer_a_terminal() {
         program.document();
         if args[0] == "check" || args[0] == "plan" {
             assert!(
-                text.stdout.contains("a\\x1b[2J\\x9b2J\\u{202e}"),
+                text.stdout.contains("a\\x1b[2J\\u{9b}2J\\u{202e}"),
                 "{}",
                 text.stdout
             );

@@ -1,0 +1,348 @@
+//! `holdfast mail`: what can be typed, and what is printed.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+use serde_json::json;
+
+use super::answer::{Answer, Outcome};
+use super::run::harmless_json;
+use crate::mail::finding::{Confidence, Finding, Kind, Name, Store};
+use crate::mail::host::HostTree;
+use crate::mail::scan::{Sink, Totals, scan};
+use crate::mail::tree::Problem;
+use crate::plan::SCHEMA;
+use crate::report::Report;
+use crate::transaction::Stop;
+use crate::units::{Bytes, escape, escape_bytes};
+
+/// `holdfast mail …`
+#[derive(Debug, Subcommand)]
+pub enum MailCommand {
+    /// Find damaged messages; reads only
+    Scan(ScanArgs),
+}
+
+/// Options of `mail scan`.
+#[derive(Clone, Debug, Args)]
+pub struct ScanArgs {
+    /// Directories and files of mail stores; which kind they are is found out
+    #[arg(required = true, value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// Print each finding as a line of JSON as soon as it is found, and a summary as the last line
+    #[arg(long, conflicts_with = "json")]
+    pub jsonl: bool,
+    /// Print a table by mailbox instead of each finding
+    #[arg(long, conflicts_with = "jsonl")]
+    pub report: bool,
+    /// Leave out what is less sure than this: suspicious, likely or certain
+    #[arg(long, value_name = "LEVEL", default_value = "suspicious")]
+    pub at_least: Confidence,
+}
+
+/// Findings that are kept for a sorted list; more are counted alone.
+const KEPT: usize = 10_000;
+/// Problems that are named.
+const NAMED: usize = 20;
+
+/// Runs one of the commands.
+pub fn run(command: &MailCommand, report: &dyn Report) -> Result<Answer, Stop> {
+    match command {
+        MailCommand::Scan(args) => run_scan(args, report),
+    }
+}
+
+fn run_scan(args: &ScanArgs, report: &dyn Report) -> Result<Answer, Stop> {
+    let heard = Heard::new(args);
+    let tree = HostTree::new(args.paths.clone());
+    let totals = scan(&tree, &heard, report).map_err(|e| Stop::from(anyhow::Error::from(e)))?;
+    Ok(heard.answer(args, &totals))
+}
+
+/// What a mailbox has.
+#[derive(Clone, Debug, Serialize)]
+struct Row {
+    store: Store,
+    findings: u64,
+    kinds: BTreeMap<Kind, u64>,
+    surest: Confidence,
+    /// The oldest and the newest change of a file with a finding, seconds since 1970.
+    since: i64,
+    until: i64,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    findings: Vec<Finding>,
+    all: u64,
+    mailboxes: BTreeMap<Name, Row>,
+    problems: Vec<Problem>,
+}
+
+/// Keeps what people are to read; a stream of lines goes out at once.
+struct Heard {
+    jsonl: bool,
+    at_least: Confidence,
+    kept: Mutex<Kept>,
+}
+
+impl Heard {
+    fn new(args: &ScanArgs) -> Heard {
+        Heard {
+            jsonl: args.jsonl,
+            at_least: args.at_least,
+            kept: Mutex::default(),
+        }
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn answer(self, args: &ScanArgs, totals: &Totals) -> Answer {
+        let jsonl = self.jsonl;
+        let mut kept = self
+            .kept
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner);
+        kept.findings
+            .sort_by(|a, b| (&a.path, a.kind).cmp(&(&b.path, b.kind)));
+        let outcome = match (kept.all, totals.problems) {
+            (0, 0) => Outcome::Done,
+            // What could not be read may be damaged.
+            (0, _) => Outcome::Failed,
+            _ => Outcome::Differs,
+        };
+        let shown: Vec<String> = args
+            .paths
+            .iter()
+            .map(|p| escape(&p.to_string_lossy()))
+            .collect();
+        let problems: Vec<_> = kept.problems.iter().map(problem).collect();
+        if jsonl {
+            let last = json!({"summary": {
+                "schema": SCHEMA, "command": "mail scan", "outcome": outcome,
+                "exit_code": outcome.exit_code(), "totals": totals, "mailboxes": &kept.mailboxes.len(),
+            }});
+            return Answer::new(outcome, harmless_json(&last.to_string()));
+        }
+        let text = match args.report {
+            true => table(&kept) + &summary(&kept, totals),
+            false => list(&kept) + &summary(&kept, totals),
+        };
+        let mailboxes: Vec<_> = (kept.mailboxes.iter())
+            .map(|(name, row)| json!({"mailbox": name, "row": row}))
+            .collect();
+        let more = kept.all - kept.findings.len() as u64;
+        Answer::new(outcome, text)
+            .on(shown.join(" "))
+            .with("totals", totals)
+            .with("mailboxes", mailboxes)
+            .with("findings", &kept.findings)
+            .with("more_findings", more)
+            .with("problems", problems)
+    }
+}
+
+fn problem(problem: &Problem) -> serde_json::Value {
+    json!({"path": Name(problem.path.clone()), "error": escape(&problem.error)})
+}
+
+impl Sink for Heard {
+    fn finding(&self, finding: &Finding) -> io::Result<()> {
+        if finding.confidence < self.at_least {
+            return Ok(());
+        }
+        let mut kept = self.kept();
+        kept.all += 1;
+        kept.row(finding);
+        if self.jsonl {
+            let line = harmless_json(&json!({"finding": finding}).to_string());
+            // Under the lock: lines must not mix.
+            return io::stdout().lock().write_all(line.as_bytes());
+        }
+        if kept.findings.len() < KEPT {
+            kept.findings.push(finding.clone());
+        }
+        Ok(())
+    }
+
+    fn problem(&self, found: &Problem) {
+        let mut kept = self.kept();
+        if self.jsonl {
+            let line = harmless_json(&json!({"problem": problem(found)}).to_string());
+            let _ = io::stdout().lock().write_all(line.as_bytes());
+        } else if kept.problems.len() < NAMED {
+            kept.problems.push(found.clone());
+        }
+    }
+}
+
+impl Kept {
+    fn row(&mut self, finding: &Finding) {
+        let row = self
+            .mailboxes
+            .entry(finding.mailbox.clone())
+            .or_insert_with(|| Row {
+                store: finding.store,
+                findings: 0,
+                kinds: BTreeMap::new(),
+                surest: finding.confidence,
+                since: finding.stamp.mtime,
+                until: finding.stamp.mtime,
+            });
+        row.findings += 1;
+        *row.kinds.entry(finding.kind).or_default() += 1;
+        row.surest = row.surest.max(finding.confidence);
+        row.since = row.since.min(finding.stamp.mtime);
+        row.until = row.until.max(finding.stamp.mtime);
+    }
+}
+
+fn list(kept: &Kept) -> String {
+    let mut text = String::new();
+    for finding in &kept.findings {
+        text.push_str(&format!(
+            "{:10} {:16} {}\n{:27} {}\n",
+            finding.confidence, finding.kind, finding.path, "", finding.reason
+        ));
+        let readable = &finding.readable;
+        let fields = [
+            ("from", &readable.from),
+            ("date", &readable.date),
+            ("subject", &readable.subject),
+        ];
+        let said: Vec<String> = (fields.iter())
+            .filter_map(|(name, value)| value.as_ref().map(|v| format!("{name} {v}")))
+            .collect();
+        if !said.is_empty() {
+            text.push_str(&format!("{:27} still readable: {}\n", "", said.join("; ")));
+        }
+    }
+    let more = kept.all - kept.findings.len() as u64;
+    if more > 0 {
+        text.push_str(&format!(
+            "and {more} more: `--jsonl` lists them all, `--report` by mailbox\n"
+        ));
+    }
+    if kept.all > 0 {
+        text.push('\n');
+    }
+    text
+}
+
+fn table(kept: &Kept) -> String {
+    if kept.mailboxes.is_empty() {
+        return String::new();
+    }
+    let mut text = format!(
+        "{:>8}  {:10}  {:10}  {:23}  MAILBOX, AND WHAT WAS FOUND\n",
+        "FINDINGS", "SUREST", "STORE", "LAST CHANGED"
+    );
+    for (mailbox, row) in &kept.mailboxes {
+        let kinds: Vec<String> = row
+            .kinds
+            .iter()
+            .map(|(kind, count)| format!("{count} {kind}"))
+            .collect();
+        let (since, until) = (date(row.since), date(row.until));
+        let when = if since == until {
+            since
+        } else {
+            format!("{since} – {until}")
+        };
+        text.push_str(&format!(
+            "{:8}  {:10}  {:10}  {:23}  {}: {}\n",
+            row.findings,
+            row.surest,
+            row.store,
+            when,
+            mailbox,
+            kinds.join(", ")
+        ));
+    }
+    text.push('\n');
+    text
+}
+
+/// `2024-02-29`, in UTC.
+fn date(seconds: i64) -> String {
+    // Days from civil, the other way round (H. Hinnant, "chrono-compatible low-level date algorithms").
+    let z = seconds
+        .div_euclid(86_400)
+        .clamp(-1_000_000_000, 1_000_000_000)
+        + 719_468;
+    let era = z.div_euclid(146_097);
+    let doe = z.rem_euclid(146_097);
+    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let day = doy - (153 * mp + 2) / 5 + 1;
+    let month = if mp < 10 { mp + 3 } else { mp - 9 };
+    let year = yoe + era * 400 + i64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}")
+}
+
+fn summary(kept: &Kept, totals: &Totals) -> String {
+    let mut text = String::new();
+    for problem in &kept.problems {
+        let path = escape_bytes(&problem.path);
+        text.push_str(&format!(
+            "could not be looked at: {path}: {}\n",
+            escape(&problem.error)
+        ));
+    }
+    let named = kept.problems.len() as u64;
+    if totals.problems > named {
+        text.push_str(&format!(
+            "and {} more that could not\n",
+            totals.problems - named
+        ));
+    }
+    let stores: Vec<String> = totals
+        .stores
+        .iter()
+        .map(|(store, count)| format!("{count} {store}"))
+        .collect();
+    text.push_str(&format!(
+        "{} messages in {} files, {}{}{}; {} other files\n",
+        totals.messages,
+        totals.files,
+        Bytes(totals.bytes),
+        if stores.is_empty() { "" } else { ": " },
+        stores.join(", "),
+        totals.other_files
+    ));
+    for (kind, levels) in &totals.findings {
+        let levels: Vec<String> = (levels.iter().rev())
+            .map(|(level, count)| format!("{count} {level}"))
+            .collect();
+        text.push_str(&format!("  {:16} {}\n", kind, levels.join(", ")));
+    }
+    text.push_str(&match (totals.damaged_files, totals.problems) {
+        (0, 0) => "nothing is wrong with them\n".to_string(),
+        (0, _) => "nothing is wrong with those that could be read\n".to_string(),
+        (n, _) => format!(
+            "{n} damaged files, {} of them certainly or likely\n",
+            totals.surely_damaged_files
+        ),
+    });
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates() {
+        assert_eq!(date(0), "1970-01-01");
+        assert_eq!(date(1_709_164_800), "2024-02-29");
+        assert_eq!(date(-1), "1969-12-31");
+        assert_eq!(date(4_102_444_800), "2100-01-01");
+    }
+}
