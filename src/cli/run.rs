@@ -58,6 +58,10 @@ pub fn main() -> ExitCode {
         name_state_dir(&mut answer, dir);
     }
     progress.clear();
+    let phases = progress.ended();
+    if !phases.is_empty() {
+        answer = answer.with("phases", &phases);
+    }
     print(&answer, command, cli.common.json)
 }
 
