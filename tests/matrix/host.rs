@@ -84,6 +84,7 @@ impl Loop {
     }
 
     /// Part of `file`, read-only.
+    #[allow(dead_code, reason = "not every test uses everything")]
     pub fn part(file: &Path, start: u64, len: u64) -> Loop {
         let (start, len) = (start.to_string(), len.to_string());
         Loop::attach(file, &["-r", "-o", &start, "--sizelimit", &len])
