@@ -30,10 +30,13 @@ pub const SECTORS_AT: usize = 0x28;
 pub const MFT_AT: usize = 0x30;
 /// Where the cluster of the $MFTMirr is.
 pub const MIRROR_AT: usize = 0x38;
+/// Where the size of records is.
+pub const RECORD_AT: usize = 0x40;
 /// Where the boot code is.
 pub const CODE_AT: usize = 0x54;
 
 const MAX_CLUSTER_BYTES: u64 = 2 << 20;
+const MIN_RECORD_BYTES: u64 = 1024;
 const MAX_RECORD_BYTES: u64 = 64 << 10;
 
 /// What a boot sector says.
@@ -116,7 +119,7 @@ impl Boot {
             clusters: sectors / per_cluster,
             mft_lcn: u64_at(raw, MFT_AT),
             mirror_lcn: u64_at(raw, MIRROR_AT),
-            record_bytes: unit(0x40, "records")?,
+            record_bytes: unit(RECORD_AT, "records")?,
             index_bytes: unit(0x44, "index blocks")?,
             serial: u64_at(raw, 0x48),
         }))
@@ -136,6 +139,14 @@ impl Boot {
     /// Sectors in a cluster.
     pub fn sectors_per_cluster(&self) -> u64 {
         self.cluster_bytes / self.sector_bytes
+    }
+
+    /// Whether a volume can be like this: a record has two sectors at least, and the $MFT and its
+    /// copy are in the volume.
+    pub fn is_usable(&self) -> bool {
+        self.record_bytes >= MIN_RECORD_BYTES
+            && self.is_inside(self.mft_lcn)
+            && self.is_inside(self.mirror_lcn)
     }
 
     /// Whether this cluster is one of the volume where a table can begin: not the boot sector's.

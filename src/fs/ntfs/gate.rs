@@ -1,35 +1,38 @@
 //! The gate: a boot sector that nobody gets past, and that names the transaction which is writing.
 //!
 //! ```text
-//! byte  field              ordinary     gate
-//! 0x30  cluster of $MFT    as made      0
-//! 0x38  cluster of $MFTMirr as made     0
-//! 0x54  boot code          as made      f4 eb fd (halt, again), 0x90 (nothing)
-//! 0x58  boot code          as made      "holdfast:" 32 hex digits
-//! 0x88  boot code          as made      the two cluster numbers that were at 0x30 and 0x38
+//! byte  field                ordinary     gate
+//! 0x40  size of records      as made      0xf7: 512 bytes
+//! 0x54  boot code            as made      f4 eb fd (halt, again), 90
+//! 0x58  boot code            as made      "holdfast:" 32 hex digits
+//! 0x88  boot code            as made      the size of records that was at 0x40
 //! ```
 //!
-//! It stays a boot sector of NTFS in every other field, on purpose. One that is none at all sends
-//! ntfsfix, and perhaps Windows, to the backup in the last sector, which ntfsfix then writes over
-//! it: the gate would be gone. But where the boot sector is one and the $MFT is not where it says,
-//! nobody looks any further. Cluster 0 holds the boot sector itself and so never a record.
+//! It stays a good boot sector in every other field, on purpose. One that is none, or that points
+//! to an $MFT outside the volume, sends ntfsfix to the backup in the last sector, which it then
+//! writes over the gate (measured, and the kernel's ntfs3 looks there as well). But no record has
+//! 512 bytes: each says in its own head how many sectors it has, and so the first one of the $MFT
+//! does not fit. There everybody stops: ntfs-3g, ntfsresize and ntfsfix with every option.
 //!
 //! 1. A gate differs from the boot sector that it was closed on within one sector of 512 bytes:
 //!    closing it cannot be torn.
-//! 2. A gate is believed only with both numbers zero and the name. Anything between is
+//! 2. A gate is believed only with the size, the name and a size that was. Anything between is
 //!    [`GateState::Invalid`], which opens nothing.
 //!
-//! What it does not do: who writes the backup over it by hand (testdisk, dd) gets past it.
+//! What it does not do: who writes the backup over it by hand (testdisk, dd) gets past it, and what
+//! chkdsk makes of it in Windows is not known: an $MFT that it cannot read it calls corrupt.
 
 use crate::fs::{FsError, GateState, TransactionId};
 
-use super::boot::{BOOT_BYTES, Boot, CODE_AT, MFT_AT};
-use super::bytes::{slice, u64_at};
+use super::boot::{BOOT_BYTES, Boot, CODE_AT, RECORD_AT};
+use super::bytes::{slice, u8_at};
 
 const NAME_AT: usize = CODE_AT + 4;
 const NAME_PREFIX: &str = "holdfast:";
 const NAME_BYTES: usize = NAME_PREFIX.len() + 32;
 const KEPT_AT: usize = 0x88;
+/// 2^9 bytes, the least that is a number of sectors.
+const GATE_RECORD: u8 = 0xf7;
 /// Boot code that stops the machine which was told to start from here.
 const HALT: [u8; 4] = [0xf4, 0xeb, 0xfd, 0x90];
 
@@ -50,9 +53,8 @@ pub fn close(raw: &[u8], id: TransactionId) -> Result<Vec<u8>, FsError> {
         }
     }
     let mut gate = raw.to_vec();
-    let kept = slice(raw, MFT_AT, 16).unwrap_or_default();
-    put(&mut gate, KEPT_AT, kept);
-    put(&mut gate, MFT_AT, &[0; 16]);
+    put(&mut gate, KEPT_AT, &[u8_at(raw, RECORD_AT)]);
+    put(&mut gate, RECORD_AT, &[GATE_RECORD]);
     put(&mut gate, CODE_AT, &HALT);
     put(&mut gate, NAME_AT, format!("{NAME_PREFIX}{id}").as_bytes());
     Ok(gate)
@@ -60,24 +62,23 @@ pub fn close(raw: &[u8], id: TransactionId) -> Result<Vec<u8>, FsError> {
 
 /// What a boot sector says about who may enter.
 pub fn state(raw: &[u8]) -> GateState {
-    let Ok(Some(boot)) = Boot::parse(raw) else {
-        return GateState::Invalid;
-    };
-    match (boot.mft_lcn, boot.mirror_lcn) {
-        (0, 0) => transaction(raw).map_or(GateState::Invalid, GateState::Closed),
-        (mft, mirror) if boot.is_inside(mft) && boot.is_inside(mirror) => GateState::Open,
+    match Boot::parse(raw) {
+        Ok(Some(boot)) if boot.is_usable() => GateState::Open,
+        Ok(Some(_)) => match (transaction(raw), behind(raw)) {
+            (Some(id), Some(_)) => GateState::Closed(id),
+            _ => GateState::Invalid,
+        },
         _ => GateState::Invalid,
     }
 }
 
-/// The boot sector behind a gate, for looking at what it guards.
+/// The boot sector behind a gate, for looking at what it guards; or that of an open volume.
 pub fn behind(raw: &[u8]) -> Option<Boot> {
-    let mut boot = Boot::parse(raw).ok()??;
-    if matches!(state(raw), GateState::Closed(_)) {
-        boot.mft_lcn = u64_at(raw, KEPT_AT);
-        boot.mirror_lcn = u64_at(raw, KEPT_AT + 8);
+    let mut open = raw.to_vec();
+    if u8_at(raw, RECORD_AT) == GATE_RECORD && transaction(raw).is_some() {
+        put(&mut open, RECORD_AT, &[u8_at(raw, KEPT_AT)]);
     }
-    Some(boot)
+    Boot::parse(&open).ok()?.filter(Boot::is_usable)
 }
 
 fn transaction(raw: &[u8]) -> Option<TransactionId> {
@@ -107,14 +108,14 @@ mod tests {
         assert!(close(&gate, id).is_err());
         assert_eq!(behind(&gate), Boot::parse(&open).unwrap());
         assert_eq!(behind(&open), Boot::parse(&open).unwrap());
-        // Any mix of the two opens nothing, unless it is one of them but for boot code.
+        // No mix of the two is an open gate, unless all that counts is still as it was.
         for at in 0..BOOT_BYTES {
             let mut torn = open.clone();
             torn[..at].copy_from_slice(&gate[..at]);
             match state(&torn) {
-                GateState::Open => assert!(at <= MFT_AT, "{at:#x}"),
-                GateState::Closed(found) => assert!(found == id && at >= NAME_AT + NAME_BYTES),
-                GateState::Invalid => {}
+                GateState::Open => assert!(at <= RECORD_AT, "{at:#x}"),
+                GateState::Closed(found) => assert!(found == id && at > KEPT_AT, "{at:#x}"),
+                GateState::Invalid => assert!(at > RECORD_AT && at <= KEPT_AT, "{at:#x}"),
             }
         }
         assert_eq!(state(&gate[..511]), GateState::Invalid);

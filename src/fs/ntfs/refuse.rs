@@ -2,7 +2,6 @@
 
 use crate::fs::FsError;
 use crate::report::Refusal;
-use crate::units::Bytes;
 
 use super::bytes::{u8_at, u16_at, u32_at};
 use super::inode::{Name, entries, utf16};
@@ -18,9 +17,6 @@ pub const MOUNTED_BY_OLD: u16 = 8;
 /// The log must be resized, the volume upgraded, a journal deleted, object identities repaired, or
 /// chkdsk was at work: what Windows has yet to do, and nobody else can.
 const PENDING: u16 = 0xc036;
-
-/// Beyond this, ntfsresize does not copy clusters.
-const MAX_CLUSTER_BYTES: u64 = 64 << 10;
 
 /// Version and flags of a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,17 +59,6 @@ pub fn refusals(volume: &Volume<'_>) -> Result<Vec<Refusal>, FsError> {
         found.push(Refusal::new(
             "ntfs-version",
             format!("NTFS of version {major}.{minor}; 1.2, 3.0 and 3.1 are handled"),
-            "resize it in Windows",
-        ));
-    }
-    if volume.boot.cluster_bytes > MAX_CLUSTER_BYTES {
-        found.push(Refusal::new(
-            "ntfs-cluster-size",
-            format!(
-                "clusters of {}; ntfsresize handles up to {}",
-                Bytes(volume.boot.cluster_bytes),
-                Bytes(MAX_CLUSTER_BYTES)
-            ),
             "resize it in Windows",
         ));
     }

@@ -65,19 +65,14 @@ impl<'a> Volume<'a> {
             return Err(none());
         }
         let raw = read_vec(part, 0, BOOT_BYTES)?;
-        // The error of a boot sector that is one in part says more.
-        Boot::parse(&raw)?;
-        let boot = gate::behind(&raw).ok_or_else(none)?;
+        Boot::parse(&raw)?.ok_or_else(none)?;
+        let boot = gate::behind(&raw).ok_or_else(|| {
+            FsError::Corrupt("boot sector: the $MFT cannot be where it says".into())
+        })?;
         if boot.clusters * boot.cluster_bytes > part.len_bytes() {
             return Err(FsError::Corrupt(format!(
                 "boot sector: {} clusters of {} bytes are more than the partition has",
                 boot.clusters, boot.cluster_bytes
-            )));
-        }
-        if !boot.is_inside(boot.mft_lcn) {
-            return Err(FsError::Corrupt(format!(
-                "boot sector: the $MFT is at cluster {}",
-                boot.mft_lcn
             )));
         }
         let len = boot.record_bytes.div_ceil(boot.cluster_bytes);
