@@ -8,6 +8,7 @@
 
 pub mod ext;
 pub mod mount;
+pub mod ntfs;
 pub mod signature;
 pub mod tool;
 pub mod xfs;
@@ -28,7 +29,7 @@ use crate::units::{Bytes, escape};
 /// What a driver read from a superblock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observed {
-    /// `ext2`, `ext3`, `ext4`, `xfs`.
+    /// `ext2`, `ext3`, `ext4`, `xfs`, `ntfs`.
     pub kind: String,
     /// As `blkid` prints it.
     pub uuid: String,
@@ -388,11 +389,29 @@ pub trait Driver: Send + Sync {
         extents: &ExtentMap,
         limit: usize,
     ) -> Result<Vec<String>, FsError>;
+
+    /// What a resize leaves behind that a person should know before it, one sentence each.
+    fn consequences(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// The name of the signature that this file system has at the end of its own partition: no
+    /// metadata of somebody else.
+    fn own_tail(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// Whether a refusal with this code stands against a change alone, and not against finding that
+    /// none is needed: it is about how the file system was left, and its sizes are certain.
+    fn is_about_change(&self, code: &str) -> bool {
+        let _ = code;
+        false
+    }
 }
 
 /// All drivers, in the order in which they are asked.
 pub fn drivers() -> &'static [&'static dyn Driver] {
-    &[&ext::Ext, &xfs::Xfs]
+    &[&ext::Ext, &xfs::Xfs, &ntfs::Ntfs]
 }
 
 /// The driver of this name.

@@ -13,7 +13,7 @@ use super::store::Store;
 use crate::disk::{DiskRead, StateDir, read_vec};
 use crate::export::How;
 use crate::extent::{Extent, ExtentMap};
-use crate::fs::signature::{Area, tail_refusals};
+use crate::fs::signature::{Area, tail_refusals_but};
 use crate::fs::{Direction, FsError};
 use crate::plan::{Facts, Forecast, Identity, Plan, Request, To, Verdict, plan};
 use crate::report::{Quiet, Refusal, Report};
@@ -81,6 +81,7 @@ pub(super) fn plan_at_rate(
     let bounds = volume.driver.bounds(&part).map_err(unreadable)?;
     let own_used = volume.driver.used(&part, &Quiet).map_err(unreadable)?;
     let mut notices = look.notices.clone();
+    notices.extend(volume.driver.consequences());
     refusals.extend(state_dir_refusal(
         &look,
         options.store,
@@ -119,7 +120,7 @@ pub(super) fn plan_at_rate(
     };
     let mut verdict = plan(request, &facts);
     if let Verdict::Plan(plan) = &verdict {
-        let foreign = foreign_metadata(&look, plan)?;
+        let foreign = foreign_metadata(&look, plan, volume.driver.own_tail())?;
         if !foreign.is_empty() {
             verdict = Verdict::Refused(foreign);
         }
@@ -133,7 +134,7 @@ pub(super) fn plan_at_rate(
 
 /// What a change of the end would hide or destroy: metadata of others at the end of the partition
 /// as it is, as it will be, and of the disk.
-fn foreign_metadata(look: &Look, plan: &Plan) -> Result<Vec<Refusal>, Stop> {
+fn foreign_metadata(look: &Look, plan: &Plan, own: Option<&str>) -> Result<Vec<Refusal>, Stop> {
     let disk = Extent::new(0, look.disk.len_bytes());
     let gpt = look.gpt().is_some();
     let area = |extent: Extent, what: String, ends_with_table| Area {
@@ -159,7 +160,8 @@ fn foreign_metadata(look: &Look, plan: &Plan) -> Result<Vec<Refusal>, Stop> {
     if gpt {
         areas.push(area(disk, "the disk".into(), true));
     }
-    Ok(tail_refusals(&*look.disk, &areas).context("looking for other metadata at the ends")?)
+    Ok(tail_refusals_but(&*look.disk, &areas, own)
+        .context("looking for other metadata at the ends")?)
 }
 
 pub(super) fn unreadable(e: FsError) -> Stop {
@@ -408,5 +410,8 @@ impl Forecast for Asker<'_> {
             .driver
             .delta_estimate(self.part, self.used, bytes)
             .unwrap_or(u64::MAX >> 4)
+    }
+    fn is_about_change(&self, code: &str) -> bool {
+        self.volume.driver.is_about_change(code)
     }
 }
