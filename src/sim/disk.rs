@@ -66,9 +66,12 @@ impl DiskRead for SimDisk {
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         let mut state = self.machine.state();
-        state.count_read()?;
+        state.count_read(self.index)?;
         let medium = &state.media[self.index];
         check_range(medium.view_len, offset, buf.len())?;
+        if medium.is_unreadable(offset, buf.len()) {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
         let mut done = 0;
         while done < buf.len() {
             let at = offset + done as u64;
