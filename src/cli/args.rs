@@ -292,7 +292,7 @@ impl Command {
             Command::Rollback { .. } => "rollback",
             Command::Prune { .. } => "prune",
             Command::Abandon { .. } => "abandon",
-            Command::Mail(MailCommand::Scan(_)) => "mail scan",
+            Command::Mail(command) => command.name(),
         }
     }
 }

@@ -1,22 +1,29 @@
 //! `holdfast mail`: what can be typed, and what is printed.
 
-use std::collections::BTreeMap;
-use std::io::{self, Write};
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io::{self, BufReader, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::json;
 
 use super::answer::{Answer, Outcome};
 use super::run::harmless_json;
+use crate::disk::survey::{Host, shell_word};
 use crate::mail::finding::{Confidence, Finding, Kind, Name, Store};
 use crate::mail::host::HostTree;
+use crate::mail::place::parent;
+use crate::mail::quarantine::{Choice, Quarantine, Taken};
 use crate::mail::scan::{Sink, Totals, scan};
+use crate::mail::server;
 use crate::mail::tree::Problem;
 use crate::plan::SCHEMA;
-use crate::report::Report;
+use crate::report::{Refusal, Report};
 use crate::transaction::Stop;
 use crate::units::{Bytes, escape, escape_bytes};
 
@@ -25,6 +32,56 @@ use crate::units::{Bytes, escape, escape_bytes};
 pub enum MailCommand {
     /// Find damaged messages; reads only
     Scan(ScanArgs),
+    /// Move damaged messages aside; deletes nothing, and `mail restore` puts them back
+    Quarantine(QuarantineArgs),
+    /// Put everything back that `mail quarantine` moved
+    Restore(RestoreArgs),
+}
+
+impl MailCommand {
+    /// Its name, as it is typed.
+    pub fn name(&self) -> &'static str {
+        match self {
+            MailCommand::Scan(_) => "mail scan",
+            MailCommand::Quarantine(_) => "mail quarantine",
+            MailCommand::Restore(_) => "mail restore",
+        }
+    }
+}
+
+/// Options of `mail quarantine`.
+#[derive(Clone, Debug, Args)]
+pub struct QuarantineArgs {
+    /// What `mail scan --jsonl` or `--json` wrote
+    pub findings: PathBuf,
+    /// Where the files go; made where it is not there
+    #[arg(long, value_name = "DIR")]
+    pub to: PathBuf,
+    /// Only what is of this kind; may be given several times [default: all about messages]
+    #[arg(long, value_name = "KIND")]
+    pub kind: Vec<Kind>,
+    /// Leave what is less sure than this: suspicious, likely or certain
+    #[arg(long, value_name = "LEVEL", default_value = "certain")]
+    pub at_least: Confidence,
+    /// Although a mail server may be using the store
+    #[arg(long)]
+    pub online: bool,
+    /// Do it; without this it is only said what would be moved
+    #[arg(long, short)]
+    pub yes: bool,
+}
+
+/// Options of `mail restore`.
+#[derive(Clone, Debug, Args)]
+pub struct RestoreArgs {
+    /// Where `mail quarantine` moved them to
+    pub dir: PathBuf,
+    /// Although a mail server may be using the store
+    #[arg(long)]
+    pub online: bool,
+    /// Do it; without this it is only said what would be put back
+    #[arg(long, short)]
+    pub yes: bool,
 }
 
 /// Options of `mail scan`.
@@ -53,12 +110,202 @@ const NAMED: usize = 20;
 pub fn run(command: &MailCommand, report: &dyn Report) -> Result<Answer, Stop> {
     match command {
         MailCommand::Scan(args) => run_scan(args, report),
+        MailCommand::Quarantine(args) => run_quarantine(args),
+        MailCommand::Restore(args) => run_restore(args),
     }
+}
+
+/// Reads findings: lines of JSON, or the one document.
+fn read_findings(path: &Path, take: &mut dyn FnMut(Finding)) -> Result<(), Stop> {
+    let bad = |what: String| {
+        Stop::refused(
+            "bad-findings",
+            format!("{} is not what `mail scan` wrote: {what}", path.display()),
+            "write them with: holdfast mail scan --jsonl PATH >FILE",
+        )
+    };
+    let file = File::open(path).with_context(|| format!("reading {}", path.display()))?;
+    let mut reader = BufReader::new(file);
+    let values =
+        serde_json::Deserializer::from_reader(&mut reader).into_iter::<serde_json::Value>();
+    let mut any = false;
+    for value in values {
+        let mut value = value.map_err(|e| bad(e.to_string()))?;
+        let one = |value: serde_json::Value| {
+            serde_json::from_value::<Finding>(value).map_err(|e| bad(e.to_string()))
+        };
+        any |= value.get("summary").is_some();
+        if let Some(finding) = value.get_mut("finding") {
+            take(one(finding.take())?);
+        } else if let Some(list) = value.get_mut("findings").and_then(|v| v.as_array_mut()) {
+            any = true;
+            for finding in list.drain(..) {
+                take(one(finding)?);
+            }
+        }
+    }
+    match any {
+        true => Ok(()),
+        false => Err(bad("its last line, the summary, is missing".into())),
+    }
+}
+
+fn in_use(paths: &[(Name, Store)]) -> Option<Refusal> {
+    let mailboxes: BTreeSet<PathBuf> = (paths.iter())
+        .map(|(name, _)| PathBuf::from(std::ffi::OsStr::from_bytes(&name.0)))
+        .collect();
+    let stores: Vec<Store> = paths.iter().map(|(_, store)| *store).collect();
+    server::in_use(&Host::default(), &mailboxes, &stores)
+}
+
+fn run_quarantine(args: &QuarantineArgs) -> Result<Answer, Stop> {
+    let choice = Choice {
+        kinds: args.kind.clone(),
+        at_least: args.at_least,
+    };
+    let (mut chosen, mut shared) = (Vec::new(), 0u64);
+    read_findings(
+        &args.findings,
+        &mut |finding| match choice.takes(&finding) {
+            Taken::Yes => chosen.push(finding),
+            Taken::Shared => shared += 1,
+            Taken::No => {}
+        },
+    )?;
+    let mut text = String::new();
+    let files: BTreeSet<&Name> = chosen.iter().map(|f| &f.path).collect();
+    if shared > 0 {
+        text.push_str(&format!(
+            "{shared} findings are left: their files hold other messages, or the store's own data\n"
+        ));
+    }
+    if chosen.is_empty() {
+        return Ok(Answer::new(
+            Outcome::NoChange,
+            text + "nothing is to be moved\n",
+        ));
+    }
+    let mailboxes: BTreeSet<(Name, Store)> = chosen
+        .iter()
+        .map(|f| (f.mailbox.clone(), f.store))
+        .collect();
+    if !args.yes {
+        for path in &files {
+            text.push_str(&format!("would move {path}\n"));
+        }
+        text.push_str(&format!(
+            "{} files; nothing was moved: --yes moves them\n",
+            files.len()
+        ));
+        return Ok(Answer::new(Outcome::NoChange, text).with("files", files));
+    }
+    let mailboxes: Vec<(Name, Store)> = mailboxes.into_iter().collect();
+    if !args.online
+        && let Some(refusal) = in_use(&mailboxes)
+    {
+        return Err(Stop::Refused(vec![refusal]));
+    }
+    let mut quarantine = Quarantine::create(&args.to).map_err(|e| bad_directory(&args.to, &e))?;
+    let ran = quarantine
+        .take(&chosen)
+        .with_context(|| format!("writing the log in {}", args.to.display()))?;
+    let left: BTreeSet<&Name> = ran.left.iter().map(|(name, _)| name).collect();
+    let moved: Vec<&Finding> = chosen.iter().filter(|f| !left.contains(&f.path)).collect();
+    let commands = server::commands(&moved);
+    text.push_str(&left_over(&ran.left));
+    let dir = shell_word(&args.to);
+    text.push_str(&format!(
+        "{} files moved to {dir}; put them back with: holdfast mail restore --yes {dir}\n",
+        ran.moved
+    ));
+    if !commands.is_empty() {
+        text.push_str("then let the server look again:\n");
+        commands
+            .iter()
+            .for_each(|command| text.push_str(&format!("  {command}\n")));
+    }
+    let outcome = if ran.left.is_empty() {
+        Outcome::Done
+    } else {
+        Outcome::Failed
+    };
+    Ok(Answer::new(outcome, text)
+        .with("moved", ran.moved)
+        .with("left", &ran.left)
+        .with("commands", commands))
+}
+
+fn left_over(left: &[(Name, String)]) -> String {
+    left.iter()
+        .map(|(name, why)| format!("left {name}: {}\n", escape(why)))
+        .collect()
+}
+
+fn bad_directory(path: &Path, e: &io::Error) -> Stop {
+    Stop::refused(
+        "bad-quarantine",
+        format!("{} cannot serve as a quarantine: {e}", path.display()),
+        "name an empty directory, a new one, or one of an earlier run",
+    )
+}
+
+fn run_restore(args: &RestoreArgs) -> Result<Answer, Stop> {
+    let mut quarantine = Quarantine::open(&args.dir).map_err(|e| bad_directory(&args.dir, &e))?;
+    let waiting = quarantine.waiting();
+    if waiting.is_empty() {
+        return Ok(Answer::new(
+            Outcome::NoChange,
+            "nothing is to be put back\n",
+        ));
+    }
+    if !args.yes {
+        let mut text = String::new();
+        for moved in &waiting {
+            text.push_str(&format!("would put back {}\n", moved.from));
+        }
+        text.push_str(&format!(
+            "{} files; nothing was moved: --yes does it\n",
+            waiting.len()
+        ));
+        return Ok(Answer::new(Outcome::NoChange, text));
+    }
+    let places: BTreeSet<Name> = waiting
+        .iter()
+        .map(|m| Name(parent(&m.from.0).to_vec()))
+        .collect();
+    let places: Vec<(Name, Store)> = places.into_iter().map(|p| (p, Store::Maildir)).collect();
+    if !args.online
+        && let Some(refusal) = in_use(&places)
+    {
+        return Err(Stop::Refused(vec![refusal]));
+    }
+    let ran = quarantine
+        .restore()
+        .with_context(|| format!("writing the log in {}", args.dir.display()))?;
+    let text = left_over(&ran.left) + &format!("{} files put back\n", ran.moved);
+    let outcome = if ran.left.is_empty() {
+        Outcome::Done
+    } else {
+        Outcome::Failed
+    };
+    Ok(Answer::new(outcome, text)
+        .with("restored", ran.moved)
+        .with("left", &ran.left))
 }
 
 fn run_scan(args: &ScanArgs, report: &dyn Report) -> Result<Answer, Stop> {
     let heard = Heard::new(args);
-    let tree = HostTree::new(args.paths.clone());
+    // Findings name files so that another command, started elsewhere, finds them: absolute, and
+    // without links.
+    let absolute = |path: &PathBuf| {
+        std::fs::canonicalize(path).with_context(|| format!("opening {}", path.display()))
+    };
+    let roots = args
+        .paths
+        .iter()
+        .map(absolute)
+        .collect::<Result<Vec<_>, _>>()?;
+    let tree = HostTree::new(roots);
     let totals = scan(&tree, &heard, report).map_err(|e| Stop::from(anyhow::Error::from(e)))?;
     Ok(heard.answer(args, &totals))
 }

@@ -217,7 +217,7 @@ impl Message {
         let cut = drafts.iter().any(|d| d.kind == Kind::Truncated);
         drafts.extend(self.zero_runs());
         drafts.extend(self.binary_sectors());
-        drafts.extend(self.header());
+        drafts.extend(self.header(expected.size.is_some()));
         drafts.extend(self.foreign());
         drafts.extend(self.virtual_size(expected, &drafts));
         let agreed = expected.size == Some(len) && drafts.is_empty();
@@ -382,7 +382,7 @@ impl Message {
             && (run.end().is_multiple_of(BLOCK_BYTES) || run.end() == self.at)
     }
 
-    fn header(&self) -> Vec<Draft> {
+    fn header(&self, delivered: bool) -> Vec<Draft> {
         let structure = &self.structure;
         let zeros_first = self
             .zeros
@@ -419,6 +419,10 @@ impl Message {
                 Certain,
                 "there is binary content where the header should be".to_string(),
             ),
+            // Programs have been seen to store a short text as a message.
+            (0, _) if self.len() < BLOCK_BYTES && !delivered => {
+                (Suspicious, "it does not begin with a header".to_string())
+            }
             (0, _) => (Likely, "it does not begin with a header".to_string()),
             (_, _) if bad.binary => (
                 Suspicious,

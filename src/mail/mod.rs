@@ -14,7 +14,8 @@
 //! Reading order: [`tree`] is the seam to files, [`host`] this host's; [`place`] knows stores by
 //! their names; [`content`] and [`structure`] read bytes and lines, [`message`] judges; a module for
 //! each store's own format ([`maildir`], [`mbox`], [`dbox`], [`cyrus`], [`metadata`], [`unpack`]);
-//! [`scan`] drives them all and hands out each [`finding`].
+//! [`shared`] compares blocks across files; [`scan`] drives them all and hands out each [`finding`].
+//! [`quarantine`] puts files aside and back; [`server`] knows whose store it is.
 //!
 //! Parsers of mail are not used: they make something out of anything, and hold a whole message in
 //! memory. What is asked here is whether a message is what a mail program wrote.
@@ -30,7 +31,11 @@ pub mod mbox;
 pub mod message;
 pub mod metadata;
 pub mod place;
+pub mod pool;
+pub mod quarantine;
 pub mod scan;
+pub mod server;
+pub mod shared;
 pub mod structure;
 pub mod tree;
 pub mod unpack;

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 
@@ -12,6 +11,8 @@ use super::finding::{Confidence, Finding, Kind, Name, Readable, Stamp, Store};
 use super::mbox::Mbox;
 use super::message::{Draft, Expected, Message, Verdict};
 use super::place::{Place, Role, mailbox, role, sniff};
+use super::pool::{self, Work};
+use super::shared::{Blocks, Owner, SharedBlocks};
 use super::tree::{Batch, Directory, Entry, Problem, Tree};
 use super::{cyrus, dbox, maildir, metadata, unpack};
 use crate::extent::Extent;
@@ -19,8 +20,6 @@ use crate::report::{Report, Unit};
 
 /// Bytes that are read at a time.
 const READ_BYTES: usize = 128 << 10;
-/// Batches that wait for a thread.
-const WAITING: usize = 8;
 
 /// What was looked at, and what was found: figures alone.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -90,40 +89,23 @@ pub trait Sink: Sync {
 /// An interruption, the root of the tree cannot be read, or the sink failed.
 pub fn scan(tree: &dyn Tree, sink: &dyn Sink, report: &dyn Report) -> io::Result<Totals> {
     report.phase("mail", None, Unit::Bytes);
-    let threads = std::thread::available_parallelism().map_or(2, |n| n.get().clamp(2, 8));
     let shared = Shared {
         tree,
         sink,
         report,
         totals: Mutex::new(Totals::default()),
         bytes: AtomicU64::new(0),
-        stopped: AtomicBool::new(false),
-        failure: Mutex::new(None),
+        blocks: SharedBlocks::new()?,
     };
-    let (sender, receiver) = sync_channel::<Batch>(WAITING);
-    let receiver = Mutex::new(receiver);
-    let walked = std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| shared.work(&receiver));
-        }
-        let mut give = |batch: Batch| {
-            let stopped = shared.stopped.load(Ordering::Relaxed);
-            match stopped || sender.send(batch).is_err() {
-                true => Err(io::Error::other("stopped")),
-                false => Ok(()),
-            }
-        };
-        let problem = |problem: Problem| shared.problem(&problem);
-        let walked = tree.each_batch(report, &mut give, &problem);
-        drop(sender);
-        walked
-    });
-    let failure = shared.failure.into_inner().unwrap_or_default();
-    if let Some(failure) = failure {
-        return Err(failure);
-    }
-    walked?;
-    Ok(shared.totals.into_inner().unwrap_or_default())
+    pool::run(tree, &Scan(&shared), report)?;
+    let mut totals = shared.totals.into_inner().unwrap_or_default();
+    shared.blocks.judge(&mut |finding| {
+        totals.count(&finding);
+        totals.damaged_files += 1;
+        totals.surely_damaged_files += 1;
+        sink.finding(&finding)
+    })?;
+    Ok(totals)
 }
 
 struct Shared<'a> {
@@ -132,39 +114,10 @@ struct Shared<'a> {
     report: &'a dyn Report,
     totals: Mutex<Totals>,
     bytes: AtomicU64,
-    stopped: AtomicBool,
-    failure: Mutex<Option<io::Error>>,
+    blocks: SharedBlocks,
 }
 
 impl Shared<'_> {
-    fn work(&self, receiver: &Mutex<Receiver<Batch>>) {
-        let mut worker = Worker {
-            shared: self,
-            buffer: vec![0; READ_BYTES],
-            totals: Totals::default(),
-        };
-        loop {
-            let batch = match receiver.lock() {
-                Ok(receiver) => receiver.recv(),
-                Err(_) => break,
-            };
-            let Ok(batch) = batch else { break };
-            // After a failure the rest is taken and dropped, so that the walk does not wait.
-            if self.stopped.load(Ordering::Relaxed) {
-                continue;
-            }
-            if let Err(e) = worker.batch(&batch) {
-                self.stopped.store(true, Ordering::Relaxed);
-                if let Ok(mut failure) = self.failure.lock() {
-                    failure.get_or_insert(e);
-                }
-            }
-        }
-        if let Ok(mut totals) = self.totals.lock() {
-            totals.add(&worker.totals);
-        }
-    }
-
     fn problem(&self, problem: &Problem) {
         self.sink.problem(problem);
         if let Ok(mut totals) = self.totals.lock() {
@@ -180,10 +133,41 @@ impl Shared<'_> {
     }
 }
 
+struct Scan<'a>(&'a Shared<'a>);
+
+impl<'a> Work for Scan<'a> {
+    type Own = Worker<'a>;
+
+    fn begin(&self) -> Worker<'a> {
+        Worker {
+            shared: self.0,
+            buffer: vec![0; READ_BYTES],
+            totals: Totals::default(),
+            blocks: Blocks::new(self.0.blocks.seed),
+        }
+    }
+
+    fn batch(&self, own: &mut Worker<'a>, batch: &Batch) -> io::Result<()> {
+        own.batch(batch)
+    }
+
+    fn end(&self, own: Worker<'a>) -> io::Result<()> {
+        if let Ok(mut totals) = self.0.totals.lock() {
+            totals.add(&own.totals);
+        }
+        Ok(())
+    }
+
+    fn problem(&self, problem: &Problem) {
+        self.0.problem(problem);
+    }
+}
+
 struct Worker<'a> {
     shared: &'a Shared<'a>,
     buffer: Vec<u8>,
     totals: Totals,
+    blocks: Blocks,
 }
 
 /// What became of reading a file.
@@ -197,7 +181,6 @@ pub enum Outcome {
 impl Worker<'_> {
     fn batch(&mut self, batch: &Batch) -> io::Result<()> {
         for entry in &batch.entries {
-            crate::report::checkpoint(self.shared.report)?;
             let role = role(batch.directory.place, &entry.name);
             if role == Role::Ignored {
                 self.totals.other_files += 1;
@@ -248,6 +231,14 @@ impl Worker<'_> {
         if self.totals.files.is_multiple_of(256) {
             shared.report.progress(done);
         }
+        if !file.holds_mail() {
+            self.blocks.clear();
+        }
+        let owner = || file.owner();
+        shared
+            .blocks
+            .add(&mut self.blocks, owner)
+            .map_err(Failure::Sink)?;
         self.tell(&file, verdicts).map_err(Failure::Sink)
     }
 
@@ -267,10 +258,13 @@ impl Worker<'_> {
 
     fn judge(&mut self, file: &mut FileOf<'_>, content: &mut dyn Read) -> io::Result<Outcome> {
         let tree = self.shared.tree;
+        let mut blocks = std::mem::replace(&mut self.blocks, Blocks::new(0));
+        blocks.clear();
         let mut content = Steady {
             inner: content,
             at: 0,
             error: None,
+            blocks: &mut blocks,
         };
         let outcome = match file.role {
             Role::Message(Store::Maildir) => {
@@ -291,23 +285,23 @@ impl Worker<'_> {
             Role::Delivery => self.delivery(&mut content),
             Role::Mbox => self.mbox(&mut content, &[]),
             Role::Dbox(store) => dbox::judge(&mut content, store, file.stamp.size),
-            Role::Uidlist => metadata_only(maildir::uidlist(&mut content, tree, file.directory)?),
-            Role::DovecotIndex(index) => {
-                metadata_only(metadata::dovecot(&mut content, index, file.stamp.size)?)
+            Role::Uidlist => {
+                maildir::uidlist(&mut content, tree, file.directory).map(metadata_only)
             }
-            Role::CyrusHeader => metadata_only(cyrus::header(&mut content)?),
-            Role::CyrusIndex => metadata_only(cyrus::index(
-                &mut content,
-                tree,
-                file.directory,
-                file.stamp.size,
-            )?),
-            Role::Json => metadata_only(metadata::json(&mut content, file.stamp.size)?),
-            Role::Container => metadata_only(metadata::container(&mut content)?),
+            Role::DovecotIndex(index) => {
+                metadata::dovecot(&mut content, index, file.stamp.size).map(metadata_only)
+            }
+            Role::CyrusHeader => cyrus::header(&mut content).map(metadata_only),
+            Role::CyrusIndex => {
+                cyrus::index(&mut content, tree, file.directory, file.stamp.size).map(metadata_only)
+            }
+            Role::Json => metadata::json(&mut content, file.stamp.size).map(metadata_only),
+            Role::Container => metadata::container(&mut content).map(metadata_only),
             Role::Unknown => self.unknown(file, &mut content),
             Role::Ignored => Ok(Outcome::Other),
         };
         let failure = content.error.take();
+        self.blocks = blocks;
         match (outcome, failure) {
             (Ok(outcome), None) => Ok(outcome),
             // A block that cannot be read is a finding, not a reason to be silent.
@@ -450,14 +444,14 @@ fn has_postmarks(bytes: &[u8]) -> bool {
     })
 }
 
-fn metadata_only(drafts: Vec<Draft>) -> io::Result<Outcome> {
-    Ok(Outcome::Judged(
+fn metadata_only(drafts: Vec<Draft>) -> Outcome {
+    Outcome::Judged(
         vec![Verdict {
             drafts,
             readable: Readable::default(),
         }],
         0,
-    ))
+    )
 }
 
 enum Failure {
@@ -490,6 +484,25 @@ impl FileOf<'_> {
         })
     }
 
+    /// Blocks of indexes are alike for reasons of their own.
+    fn holds_mail(&self) -> bool {
+        matches!(
+            self.role,
+            Role::Message(_) | Role::Mbox | Role::Dbox(_) | Role::Container
+        )
+    }
+
+    fn owner(&self) -> Owner {
+        let path = self.directory.path_of(&self.entry.name);
+        let mailbox = mailbox(&self.directory.path, self.directory.place, self.role, &path);
+        Owner {
+            store: self.store().unwrap_or(Store::Eml),
+            mailbox: Name(mailbox),
+            path: Name(path),
+            stamp: self.stamp,
+        }
+    }
+
     fn finding(&self, draft: Draft, readable: &Readable) -> Finding {
         let (name, stamp) = match &draft.of {
             Some((name, stamp)) => (name.as_slice(), *stamp),
@@ -517,6 +530,7 @@ struct Steady<'a> {
     inner: &'a mut dyn Read,
     at: u64,
     error: Option<(u64, io::Error)>,
+    blocks: &'a mut Blocks,
 }
 
 impl Read for Steady<'_> {
@@ -527,6 +541,7 @@ impl Read for Steady<'_> {
         match self.inner.read(buf) {
             Ok(count) => {
                 self.at += count as u64;
+                self.blocks.feed(buf.get(..count).unwrap_or_default());
                 Ok(count)
             }
             Err(e) if e.kind() == io::ErrorKind::Interrupted => Err(e),
