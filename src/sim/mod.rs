@@ -252,7 +252,9 @@ impl Medium {
                 Survival::KeepAll => true,
                 Survival::Prefix => at < prefix,
                 Survival::Subset | Survival::Neighbours | Survival::Unreadable => rng.below(2) == 0,
-                Survival::Torn4096 => *groups.entry(index / GROUP).or_insert_with(|| rng.below(2) == 0),
+                Survival::Torn4096 => *groups
+                    .entry(index / GROUP)
+                    .or_insert_with(|| rng.below(2) == 0),
                 Survival::Garbled => at == garbled || rng.below(2) == 0,
             };
             if survival == Survival::Garbled && at == garbled && one.written {
