@@ -16,7 +16,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::answer::{Answer, Outcome, outcome_of};
 use super::args::{
-    ChangeArgs, Cli, Command, Common, ExportArg, PlanArgs, PlanCommand, RecoverVerifyArg, TargetArgs,
+    ChangeArgs, Cli, Command, Common, ExportArg, PlanArgs, PlanCommand, RecoverVerifyArg,
+    TargetArgs,
 };
 use super::progress::Progress;
 use super::render;

@@ -439,16 +439,14 @@ fn named(extents: &[Extent]) -> String {
 
 fn explain(e: RecoverError, id: TransactionId, hint: &str) -> Stop {
     match e {
-        RecoverError::Changed { what, extents } => {
-            Stop::refused(
-                "target-changed",
-                match extents.is_empty() {
-                    true => what,
-                    false => format!("{what} ({})", named(&extents)),
-                },
-                format!("nothing was written; {hint}"),
-            )
-        }
+        RecoverError::Changed { what, extents } => Stop::refused(
+            "target-changed",
+            match extents.is_empty() {
+                true => what,
+                false => format!("{what} ({})", named(&extents)),
+            },
+            format!("nothing was written; {hint}"),
+        ),
         RecoverError::OtherTransaction(other) => Stop::RecoveryNeeded(
             Some(other),
             Refusal::new(
