@@ -58,7 +58,7 @@ impl DiskRead for SimDisk {
         let state = self.machine.state();
         let medium = &state.media[self.index];
         Geometry {
-            len_bytes: medium.view_len,
+            len_bytes: medium.shown_len(),
             logical_sector_bytes: medium.sector_bytes,
             physical_sector_bytes: medium.sector_bytes,
         }
@@ -68,7 +68,7 @@ impl DiskRead for SimDisk {
         let mut state = self.machine.state();
         state.count_read(self.index)?;
         let medium = &state.media[self.index];
-        check_range(medium.view_len, offset, buf.len())?;
+        check_range(medium.shown_len(), offset, buf.len())?;
         if medium.is_unreadable(offset, buf.len()) {
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
@@ -90,7 +90,7 @@ impl Disk for SimDisk {
         let mut state = self.machine.state();
         let end = offset + data.len() as u64;
         if state.media[self.index].length != Length::Growing {
-            check_range(state.media[self.index].view_len, offset, data.len())?;
+            check_range(state.media[self.index].shown_len(), offset, data.len())?;
         }
         let verdict = state.count(Some(self.index))?;
         let medium = &mut state.media[self.index];

@@ -164,6 +164,8 @@ pub(crate) struct Medium {
     broken: bool,
     /// No read works either.
     gone: bool,
+    /// Its second half cannot be reached.
+    shrunk: bool,
     /// Groups of 4096 bytes that give an error until they are written.
     unreadable: HashSet<u64>,
 }
@@ -182,8 +184,14 @@ impl Medium {
             sector_bytes,
             broken: false,
             gone: false,
+            shrunk: false,
             unreadable: HashSet::new(),
         }
+    }
+
+    /// The length that a user of the disk is told.
+    fn shown_len(&self) -> u64 {
+        self.view_len >> u32::from(self.shrunk)
     }
 
     fn base_sector(&self, index: u64) -> Box<Sector> {
@@ -316,7 +324,11 @@ impl Medium {
     fn content(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.view_len as usize);
         for index in 0..self.view_len.div_ceil(SECTOR) {
-            bytes.extend_from_slice(&self.sector(index)[..]);
+            // Whoever compares must not find what nobody can read.
+            match self.unreadable.contains(&(index / GROUP)) {
+                true => bytes.extend_from_slice(&[0xbd; SECTOR as usize]),
+                false => bytes.extend_from_slice(&self.sector(index)[..]),
+            }
         }
         bytes.truncate(self.view_len as usize);
         bytes
@@ -396,9 +408,7 @@ impl State {
                     let medium = &mut self.media[m];
                     medium.broken = matches!(fault, Fault::ErrorFromNowOn | Fault::Gone);
                     medium.gone = *fault == Fault::Gone;
-                    if *fault == Fault::Shrunk {
-                        medium.view_len /= 2;
-                    }
+                    medium.shrunk |= *fault == Fault::Shrunk;
                 }
                 Err(io::Error::from_raw_os_error(libc::EIO))
             }
@@ -488,6 +498,12 @@ impl Machine {
         self.state().reads
     }
 
+    /// Makes the 4096 bytes around `offset` of a disk unreadable until they are written.
+    pub fn lose(&self, disk: &SimDisk, offset: u64) {
+        let medium = &mut self.state().media[disk.index()];
+        medium.unreadable.insert(offset / (GROUP * SECTOR));
+    }
+
     /// Whether the power has gone.
     pub fn is_off(&self) -> bool {
         self.state().off
@@ -503,6 +519,7 @@ impl Machine {
             m.power_loss(survival, &mut rng);
             m.broken = false;
             m.gone = false;
+            m.shrunk = false;
         });
         state
             .dirs
