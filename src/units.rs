@@ -156,6 +156,15 @@ pub fn escape_bytes(bytes: &[u8]) -> String {
     out
 }
 
+/// Seconds for people: in the largest unit that still says something.
+pub fn duration(seconds: u64) -> String {
+    match seconds {
+        0..=119 => format!("{seconds} s"),
+        120..=7199 => format!("{} min", seconds.div_ceil(60)),
+        _ => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use common::toy::Toy;
 use holdfast::disk::{Dir, Disk, DiskRead, MemoryDisk};
 use holdfast::extent::{Extent, ExtentMap};
-use holdfast::fs::{Driver, TransactionId};
+use holdfast::fs::{Driver, GateState, TransactionId};
 use holdfast::journal::{
     Closed, Draft, JournalError, JournalState, Media, Outcome, RecoverError, Recovered, Side, View,
 };
@@ -273,6 +273,26 @@ impl Scene {
         }
     }
 
+    /// Whoever finds an open superblock after a cut finds all as it was, or all as it is to be. Only
+    /// the unit that is written with the superblock may have a garbled sector.
+    fn check_open_is_whole(&self, disk: &SimDisk, where_: &str) {
+        let content = disk.content();
+        let place = (self.partition + 1024) as usize;
+        if self.toy.gate(&content[place..place + 1024]) == GateState::Open {
+            let rest = |bytes: &[u8]| {
+                let unit = self.unit.start as usize..self.unit.end() as usize;
+                [&bytes[..unit.start], &bytes[unit.end..]].concat()
+            };
+            assert!(
+                [&self.before[..], &self.after]
+                    .iter()
+                    .any(|side| rest(side) == rest(&content)),
+                "{}: open, and neither before nor after: {where_}",
+                self.name
+            );
+        }
+    }
+
     fn check(&self, disk: &SimDisk, side: Side, where_: &str) {
         let want = if side == Side::Before {
             &self.before[..]
@@ -399,6 +419,7 @@ fn cut_twice(
     scene.commit(&disk, &dir);
     let seed = at * 31 + survival as u64;
     machine.restart(survival, seed);
+    scene.check_open_is_whole(&disk, &format!("cut at {at}, {survival:?}, seed {seed}"));
     let mut second = 0;
     loop {
         let again = machine.fork();
@@ -406,12 +427,13 @@ fn cut_twice(
         again.follow(cut(second));
         let mut side = scene.recover(&again, &disk, &dir, toward);
         let completed = side.is_some() && !again.is_off();
-        if !completed {
-            again.restart(survival, seed * 131 + second);
-            side = scene.recover(&again, &disk, &dir, toward);
-        }
         let place =
             format!("cut at {at}, again at {second}, {survival:?}, toward {toward:?}, seed {seed}");
+        if !completed {
+            again.restart(survival, seed * 131 + second);
+            scene.check_open_is_whole(&disk, &place);
+            side = scene.recover(&again, &disk, &dir, toward);
+        }
         let side = side.unwrap_or_else(|| panic!("{}: no end: {place}", scene.name));
         scene.check(&disk, side, &place);
         *counts.entry("states").or_default() += 1;
@@ -451,8 +473,10 @@ fn p3_every_cut_of_a_rollback_on_purpose() {
                     done = true;
                 }
                 again.restart(survival, at * 7 + 1);
+                let place = format!("rollback cut at {at}, {survival:?}");
+                scene.check_open_is_whole(&disk, &place);
                 let side = scene.recover(&again, &disk, &dir, Side::Before).unwrap();
-                scene.check(&disk, side, &format!("rollback cut at {at}, {survival:?}"));
+                scene.check(&disk, side, &place);
             }
             if done {
                 break;

@@ -8,7 +8,7 @@ use crate::table::Found;
 use crate::transaction::manifest::{Compared, Taken};
 use crate::transaction::undo::Undone;
 use crate::transaction::{Done, Ending, Entry, Look, Progress};
-use crate::units::{Bytes, escape};
+use crate::units::{Bytes, duration, escape};
 
 const BAR: u64 = 56;
 
@@ -141,14 +141,6 @@ fn label(text: &str) -> String {
     match text {
         "" => String::new(),
         text => format!(" \"{}\"", escape(text)),
-    }
-}
-
-fn duration(seconds: u64) -> String {
-    match seconds {
-        0..=119 => format!("{seconds} s"),
-        120..=7199 => format!("{} min", seconds.div_ceil(60)),
-        _ => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
     }
 }
 

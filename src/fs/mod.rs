@@ -47,6 +47,9 @@ pub struct Observed {
     pub notes: Vec<String>,
     /// Whether a journal must be replayed before anything else.
     pub needs_replay: bool,
+    /// When it was last mounted or written, in seconds since 1970, where it says so. Tools that
+    /// compare times go astray on a machine whose clock is behind it.
+    pub last_used: Option<u64>,
     /// The transaction that a gate names, where a gate stands.
     pub gate: Option<TransactionId>,
 }

@@ -35,6 +35,7 @@ fn stage() -> Stage {
             features: Vec::new(),
             notes: Vec::new(),
             needs_replay: false,
+            last_used: None,
             gate: None,
         },
         bounds: Bounds {

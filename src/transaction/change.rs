@@ -23,7 +23,7 @@ use crate::journal::{Draft, JournalError, Outcome};
 use crate::plan::{Level, Plan, Verdict};
 use crate::report::{Beside, Report, Unit, checkpoint};
 use crate::snapshot::{CHUNK_BYTES, Manifest, phase};
-use crate::units::{UNIT_BYTES, round_down, round_up};
+use crate::units::{round_down, round_up};
 
 /// What a change came to.
 #[derive(Clone, Debug, Serialize)]
@@ -436,8 +436,7 @@ impl Attempt<'_> {
 
     /// The whole units that hold the superblock, without what belongs to another partition.
     fn unit_of(&self, superblock: Extent) -> Extent {
-        let physical = u64::from(self.planned.look.disk.geometry().physical_sector_bytes);
-        let unit = physical.max(UNIT_BYTES);
+        let unit = self.planned.look.unit_bytes();
         let start = round_down(superblock.start, unit);
         let end = round_up(superblock.end(), unit).unwrap_or(superblock.end());
         // Partitions need not start on a unit: then what lies before is not ours.
@@ -515,7 +514,7 @@ impl Parts {
         };
         let first_usable = gpt.first_usable_lba() * plan.sector_bytes;
         let tables = gpt.table_extents(plan.disk.new);
-        for unit in delta.iter().flat_map(|e| e.split(UNIT_BYTES)) {
+        for unit in delta.iter().flat_map(|e| e.split(look.unit_bytes())) {
             let map = match (tables.intersects(unit), unit.start < first_usable) {
                 (true, true) => &mut parts.primary_table,
                 (true, false) => &mut parts.backup_table,

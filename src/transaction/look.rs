@@ -17,7 +17,7 @@ use crate::fs::{self, Driver, FsError, GateState, Observed, TransactionId, signa
 use crate::plan::{Identity, TargetKind};
 use crate::report::Refusal;
 use crate::table::{self, Found, Gpt};
-use crate::units::{Bytes, escape};
+use crate::units::{Bytes, UNIT_BYTES, escape};
 
 /// How long udev may keep its lock while it looks at a device that has just appeared.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -135,6 +135,12 @@ impl Look {
             Found::Gpt(gpt) => self.number.map(|number| (&**gpt, number)),
             _ => None,
         }
+    }
+
+    /// What the journal writes at least, and in multiples of: [`UNIT_BYTES`], or a physical sector
+    /// where that is larger.
+    pub fn unit_bytes(&self) -> u64 {
+        u64::from(self.disk.geometry().physical_sector_bytes).max(UNIT_BYTES)
     }
 
     /// The chosen partition as a disk of its own.

@@ -2,8 +2,9 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
+use super::inhibit::Inhibitor;
 use super::look::Look;
 use crate::disk::survey::{Host, Partition};
 use crate::disk::{DirectDisk, Disk, DiskRead, FileDisk, Inode, drop_caches, resize_partition};
@@ -26,6 +27,8 @@ pub struct HostMedia {
     pub partition: (Extent, Extent),
     /// What [`Media::views`] could not read past the cache.
     pub cached: Mutex<bool>,
+    /// Held from the first writer on.
+    pub inhibitor: OnceLock<Option<Inhibitor>>,
 }
 
 impl HostMedia {
@@ -40,6 +43,7 @@ impl HostMedia {
             node: look.node.clone(),
             partition: plan.map_or((now, now), |p| (p.partition_before(), p.partition_after())),
             cached: Mutex::new(false),
+            inhibitor: OnceLock::new(),
         }
     }
 
@@ -103,6 +107,7 @@ impl HostMedia {
 
 impl Media for HostMedia {
     fn writer(&self) -> io::Result<Box<dyn Disk>> {
+        self.inhibitor.get_or_init(Inhibitor::take);
         let disk = self.open_write()?;
         Ok(match self.image_sector_bytes {
             Some(bytes) => Box::new(disk.with_image_sector_bytes(bytes)?),

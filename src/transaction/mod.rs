@@ -10,6 +10,7 @@
 
 pub mod change;
 pub mod dossier;
+pub mod inhibit;
 pub mod look;
 pub mod manifest;
 pub mod media;

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
+use super::change::now;
 use super::look::{Asked, Look, Volume};
 use super::media::HostMedia;
 use super::rehearse::Bench;
@@ -76,6 +77,7 @@ pub(super) fn plan_at_rate(
             .map_err(unreadable)?,
     );
     refusals.extend(odd_length(&look, request));
+    refusals.extend(clock_behind(volume, now()));
     let bounds = volume.driver.bounds(&part).map_err(unreadable)?;
     let own_used = volume.driver.used(&part, &Quiet).map_err(unreadable)?;
     let mut notices = look.notices.clone();
@@ -172,6 +174,23 @@ pub(super) fn unreadable(e: FsError) -> Stop {
         ),
         FsError::Unsupported(refusal) => Stop::Refused(vec![refusal]),
     }
+}
+
+/// A clock that is behind the file system: tools that compare its times with now take it for
+/// damaged, or refuse it, and say nothing that helps.
+fn clock_behind(volume: &Volume, now: u64) -> Option<Refusal> {
+    let ahead = volume.observed.last_used?.checked_sub(now)?;
+    (ahead > 0).then(|| {
+        Refusal::new(
+            "clock-behind",
+            format!(
+                "the file system was last used {} after the time that this machine's clock shows",
+                crate::units::duration(ahead)
+            ),
+            "set the clock (`timedatectl`, or `date --set`), then try again; where the time in the \
+             file system is the wrong one, mount it once and unmount it",
+        )
+    })
 }
 
 /// Bytes behind the last whole sector of an image are no part of the disk, and an extension would
@@ -343,6 +362,7 @@ pub fn check(asked: &Asked, options: &Options<'_>) -> Result<(Look, Vec<Refusal>
                 .refusals(&part, Direction::Grow)
                 .map_err(unreadable)?,
         );
+        found.extend(clock_behind(volume, now()));
         // A file system that is mounted or damaged beyond reading cannot be checked.
         if found.is_empty() {
             let own_used = volume.driver.used(&part, &Quiet).map_err(unreadable)?;

@@ -26,7 +26,7 @@ use crate::fs::{Driver, FsError, Observed, Orphan};
 use crate::overlay::{Overlay, differing};
 use crate::plan::Plan;
 use crate::report::{Refusal, Report, Unit, checkpoint};
-use crate::units::Bytes;
+use crate::units::{Bytes, round_down, round_up};
 
 /// Where overlays are made and tools run.
 pub struct Bench<'a> {
@@ -324,7 +324,8 @@ impl Stage<'_> {
             .used(&part, self.bench.report)
             .map_err(|e| unjudged(e, "reading what the result uses"))?;
         Ok(Rehearsed {
-            delta: delta.difference(&neighbours),
+            delta: whole_units(&delta, self.bench.look.unit_bytes(), upper.len_bytes())
+                .difference(&neighbours),
             used: moved(&used, after.start).union(&tables),
             after: upper,
             through_fuse,
@@ -353,6 +354,16 @@ impl Stage<'_> {
         check::file_system(self.driver, &states, planned, self.bench.report)
             .map_err(|e| unjudged(e, "comparing every file"))
     }
+}
+
+/// `delta` in whole units of `unit_bytes`: a drive whose sectors are larger than ours rewrites all
+/// of one, and a cut in the middle of that takes what nobody has asked to change.
+fn whole_units(delta: &ExtentMap, unit_bytes: u64, end: u64) -> ExtentMap {
+    let whole = |e: Extent| {
+        let last = round_up(e.end(), unit_bytes).unwrap_or(end).min(end);
+        Extent::from_range(round_down(e.start, unit_bytes), last)
+    };
+    delta.iter().map(whole).collect()
 }
 
 /// The first error of what lies under the tools.
@@ -404,7 +415,7 @@ pub(super) fn unjudged(e: FsError, doing: &'static str) -> Stop {
 
 /// A tool said that the file system cannot be resized as it is.
 pub(super) fn refused_by_tool(e: ToolError, code: &str) -> Stop {
-    match missing_or_interrupted(e) {
+    match not_its_fault(e) {
         Ok(stop) => stop,
         Err(e) => Stop::refused(
             code,
@@ -419,13 +430,8 @@ pub(super) fn refused_by_tool(e: ToolError, code: &str) -> Stop {
 
 /// A tool failed at the work.
 pub(super) fn rejected_by_tool(e: ToolError, code: &str) -> Stop {
-    match missing_or_interrupted(e) {
+    match not_its_fault(e) {
         Ok(stop) => stop,
-        Err(e @ ToolError::Hung { .. }) => Stop::rejected(
-            "tool-hung",
-            e.to_string(),
-            "try again; if it hangs again, report it",
-        ),
         Err(e) => Stop::rejected(
             code,
             e.to_string().trim_end(),
@@ -434,7 +440,7 @@ pub(super) fn rejected_by_tool(e: ToolError, code: &str) -> Stop {
     }
 }
 
-fn missing_or_interrupted(e: ToolError) -> Result<Stop, ToolError> {
+fn not_its_fault(e: ToolError) -> Result<Stop, ToolError> {
     match e {
         ToolError::Missing { .. } => {
             let ToolError::Missing { tool, package } = &e else {
@@ -447,7 +453,32 @@ fn missing_or_interrupted(e: ToolError) -> Result<Stop, ToolError> {
             ))
         }
         ToolError::Interrupted { .. } => Ok(Stop::Interrupted),
+        // That says nothing about the file system, whatever the tool was to do.
+        e @ ToolError::Hung { .. } => Ok(Stop::rejected(
+            "tool-hung",
+            e.to_string(),
+            "try again; if it hangs again, report it",
+        )),
         e @ (ToolError::Start { .. } | ToolError::Log { .. }) => Ok(Stop::Failed(e.into())),
         e => Err(e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_delta_is_widened_to_whole_physical_sectors_and_not_beyond_the_end() {
+        let delta: ExtentMap = [(4096, 4096), (40_960, 4096), (98_304, 4096)]
+            .map(|(start, len)| Extent::new(start, len))
+            .into_iter()
+            .collect();
+        let of = |unit| -> Vec<(u64, u64)> {
+            let whole = whole_units(&delta, unit, 102_400);
+            whole.iter().map(|e| (e.start, e.len)).collect()
+        };
+        assert_eq!(of(4096), [(4096, 4096), (40_960, 4096), (98_304, 4096)]);
+        assert_eq!(of(16_384), [(0, 16_384), (32_768, 16_384), (98_304, 4096)]);
     }
 }

@@ -1,7 +1,7 @@
 //! Recovery after a crash, rollback on purpose, and what becomes of old transactions.
 
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
@@ -271,6 +271,7 @@ impl Case {
                 (p.partition_before(), p.partition_after())
             }),
             cached: Mutex::new(false),
+            inhibitor: OnceLock::new(),
         })
     }
 }

@@ -170,3 +170,23 @@ fn metadata_of_others_at_the_old_or_the_new_end_is_refused_by_name() {
         }
     }
 }
+
+#[test]
+fn a_clock_that_is_behind_is_named_and_not_the_file_system_blamed() {
+    let (bench, image) = Bench::with("small-bare");
+    debugfs(&image, &["ssv mtime 20700101000000"]);
+    let target = image.to_str().unwrap();
+    for args in [
+        &["check", target][..],
+        &["plan", "shrink", target, "--to", "8MiB"],
+        &["plan", "shrink", target, "--to", "min"],
+        &shrink(target),
+    ] {
+        bench
+            .refused(&image, args, "clock-behind")
+            .says(&["clock", "after", "timedatectl"]);
+    }
+    // A clock that was set since is no reason.
+    debugfs(&image, &["ssv mtime 20010101000000"]);
+    bench.ends(&image, &["check", target], 0, "done");
+}

@@ -15,7 +15,7 @@ const CASES: &[(&str, &str, &str, &str)] = &[
     ("tune2fs", "before", "superblock", "result-unreadable"),
     ("tune2fs", "before", "inode-table", "check-repaired"),
     ("tune2fs", "before", "exit", "damaged-file-system"),
-    ("tune2fs", "before", "hang", "damaged-file-system"),
+    ("tune2fs", "before", "hang", "tool-hung"),
     ("e2fsck", "before", "bit", "check-repaired"),
     ("e2fsck", "before", "entry-elsewhere", "check-repaired"),
     ("e2fsck", "before", "mtime", "check-repaired"),

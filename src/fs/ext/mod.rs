@@ -247,6 +247,7 @@ fn observe(sb: &Superblock) -> Observed {
         features: features.names(),
         notes: notes(sb, gate),
         needs_replay: sb.has(feature::NEEDS_RECOVERY),
+        last_used: Some(sb.mount_time.max(sb.write_time)),
         gate,
     }
 }
