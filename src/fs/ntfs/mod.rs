@@ -235,6 +235,8 @@ fn observe(part: &dyn DiskRead, boot: &Boot) -> Result<Observed, FsError> {
         features: Vec::new(),
         notes: Vec::new(),
         needs_replay: false,
+        // ntfsresize does not compare times with the clock.
+        last_used: None,
         gate,
     };
     match (look_inside(part, &mut observed), gate) {
