@@ -241,7 +241,12 @@ fn every_refusal_code_is_documented_and_every_documented_one_exists() {
     }
     let mut files = Vec::new();
     sources(&root.join("src"), &mut files);
-    let mut used = literals(&files);
+    // Headers, programs of mail servers, kinds of damage: what mail is full of are no codes.
+    let mut mail = Vec::new();
+    sources(&root.join("src/mail"), &mut mail);
+    let (plain, _): (Vec<String>, Vec<String>) =
+        files.iter().cloned().partition(|file| !mail.contains(file));
+    let mut used = literals(&plain);
     used.extend(first_arguments(&files));
     assert!(used.len() > 80, "the search finds too little: {used:?}");
     let missing: Vec<&String> = used

@@ -85,13 +85,15 @@ impl Attribute {
         utf16(&self.name)
     }
 
-    /// What attributes are told apart by. A file may have several names.
-    pub fn key(&self) -> (u32, &[u8], &[u8]) {
+    /// What attributes are told apart by. A file may have several names, in several directories.
+    pub fn key(&self) -> (u32, &[u8], &[u8], &[u8]) {
         let value = match self.kind {
             kind::FILE_NAME => self.value().unwrap_or_default(),
             _ => &[],
         };
-        (self.kind, &self.name, value)
+        let name = value.get(LENGTH_AT..).unwrap_or_default();
+        let parent = value.get(..8).unwrap_or_default();
+        (self.kind, &self.name, name, parent)
     }
 }
 
@@ -242,13 +244,17 @@ pub struct Name<'a> {
     pub is_short: bool,
 }
 
+/// Where the sizes of the file are repeated in a name attribute.
+pub const NAME_SIZES: std::ops::Range<usize> = 0x28..0x38;
+/// Where the length of the name is, and what follows it.
+const LENGTH_AT: usize = 0x40;
 /// Where the name begins in a name attribute.
 const NAME_AT: usize = 0x42;
 
 impl<'a> Name<'a> {
     /// Reads the value of a name attribute, or the key of a directory's entry.
     pub fn parse(value: &'a [u8]) -> Option<Name<'a>> {
-        let count = usize::from(u8_at(value, 0x40));
+        let count = usize::from(u8_at(value, LENGTH_AT));
         Some(Name {
             parent: u64_at(value, 0) & NUMBER_MASK,
             text: slice(value, NAME_AT, count * 2)?,

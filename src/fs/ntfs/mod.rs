@@ -235,6 +235,7 @@ fn observe(part: &dyn DiskRead, boot: &Boot) -> Result<Observed, FsError> {
         features: Vec::new(),
         notes: Vec::new(),
         needs_replay: false,
+        // ntfsresize does not compare times with the clock.
         last_used: None,
         gate,
     };

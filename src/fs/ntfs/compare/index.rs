@@ -7,13 +7,13 @@ use crate::fs::FsError;
 use crate::units::escape;
 
 use super::super::bytes::{slice, u32_at};
-use super::super::inode::{Attribute, Name, entries, utf16};
+use super::super::inode::{Attribute, NAME_SIZES, Name, entries, utf16};
 use super::super::record::{corrupt, fix_up};
 use super::super::volume::file;
 use super::Comparison;
 
-/// Where the two sizes are in an entry: its own head, and their place in a name.
-const SIZES: std::ops::Range<usize> = 16 + 0x28..16 + 0x38;
+/// Where the name begins in an entry.
+const KEY_AT: usize = 16;
 /// Where the node begins in the value of an index root, and in a block.
 const ROOT_NODE_AT: usize = 16;
 const BLOCK_NODE_AT: usize = 24;
@@ -94,9 +94,9 @@ fn node_differs(old: &[u8], new: &[u8], at: usize) -> Result<Option<String>, FsE
         let (Some(one), Some(two)) = (a.get(range.clone()), b.get(other.clone())) else {
             continue;
         };
-        let same = one == two || (*number == file::BITMAP && without_sizes(one, two));
+        let same = one == two || (*number == file::BITMAP && without_sizes(one, two, KEY_AT));
         if !same {
-            let name = one.get(16..).and_then(Name::parse);
+            let name = one.get(KEY_AT..).and_then(Name::parse);
             let name = name.map_or(String::new(), |name| escape(&utf16(name.text)));
             return Ok(Some(format!("the entry `{name}` differs")));
         }
@@ -114,13 +114,14 @@ fn node_differs(old: &[u8], new: &[u8], at: usize) -> Result<Option<String>, FsE
     Ok(None)
 }
 
-fn without_sizes(old: &[u8], new: &[u8]) -> bool {
-    let blank = |entry: &[u8]| {
-        let mut entry = entry.to_vec();
-        if let Some(sizes) = entry.get_mut(SIZES) {
+/// Whether two entries, or two names (with their place), are the same but for the sizes.
+pub fn without_sizes(old: &[u8], new: &[u8], at: usize) -> bool {
+    let blank = |bytes: &[u8]| {
+        let mut bytes = bytes.to_vec();
+        if let Some(sizes) = bytes.get_mut(at + NAME_SIZES.start..at + NAME_SIZES.end) {
             sizes.fill(0);
         }
-        entry
+        bytes
     };
     old.len() == new.len() && blank(old) == blank(new)
 }

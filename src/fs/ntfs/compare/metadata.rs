@@ -8,6 +8,7 @@
 //! | $Volume | version and flags | get the flags "dirty" and "mounted by an old system" |
 //! | root | index | have other sizes of $Bitmap |
 //! | $Bitmap | content | be made anew, one bit for each cluster |
+//! | $Bitmap | name | have other sizes |
 //! | $Boot | content | have other numbers: of sectors, and of the $MFTMirr's cluster |
 //! | $BadClus | $Bad | have a hole of another length |
 //!
@@ -23,6 +24,7 @@ use super::super::record::{Sizes, corrupt, kind};
 use super::super::refuse::{DIRTY, MOUNTED_BY_OLD};
 use super::super::used;
 use super::super::volume::file;
+use super::index::without_sizes;
 use super::{Comparison, Pair};
 
 impl Comparison<'_> {
@@ -82,6 +84,10 @@ impl Comparison<'_> {
             (file::BITMAP, kind::DATA, "") => self.bitmap(old, new),
             (file::BOOT, kind::DATA, "") => self.boot_file(old, new)?,
             (file::BAD, kind::DATA, "$Bad") => self.bad(old, new),
+            (file::BITMAP, kind::FILE_NAME, "") => match (old.value(), new.value()) {
+                (Some(a), Some(b)) if without_sizes(a, b, 0) => {}
+                _ => return Ok(false),
+            },
             (file::ROOT, kind::INDEX_ROOT, "$I30") => match (old.value(), new.value()) {
                 (Some(a), Some(b)) => self.root_values(old, (a, b))?,
                 _ => return Ok(false),
