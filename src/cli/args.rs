@@ -69,6 +69,17 @@ pub struct TargetArgs {
     pub sector_size: Option<String>,
 }
 
+/// Whether files are listed and compared.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct FilesArgs {
+    /// TARGET is a mounted directory, of any file system: its files, not its blocks
+    #[arg(long, conflicts_with_all = ["partition", "sector_size"])]
+    pub tree: bool,
+    /// Each file as well, in a list beside the manifest (MANIFEST.files), read offline
+    #[arg(long, conflicts_with = "tree")]
+    pub files: bool,
+}
+
 /// What a change is to be.
 #[derive(Clone, Debug, Args)]
 pub struct ChangeArgs {
@@ -198,6 +209,9 @@ pub enum Command {
         /// Where the manifest is written
         #[arg(long, short, value_name = "FILE")]
         output: PathBuf,
+        /// What is listed.
+        #[command(flatten)]
+        files: FilesArgs,
     },
     /// Compare a target with a manifest, and name the files that differ
     Verify {
@@ -206,6 +220,9 @@ pub enum Command {
         target: TargetArgs,
         /// What `holdfast snapshot` wrote
         manifest: PathBuf,
+        /// What is compared.
+        #[command(flatten)]
+        files: FilesArgs,
     },
     /// List the transactions
     Status,

@@ -13,18 +13,22 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::answer::{Answer, Outcome};
+use super::files::open_list;
 use super::run::harmless_json;
 use crate::disk::survey::{Host, shell_word};
-use crate::mail::finding::{Confidence, Finding, Kind, Name, Store};
+use crate::mail::files::{Difference, Fate, List, is_lost_and_found};
+use crate::mail::finding::{Confidence, Finding, Kind, Name, Readable, Stamp, Store};
 use crate::mail::host::HostTree;
-use crate::mail::place::parent;
+use crate::mail::offline::{self, OfflineTree};
+use crate::mail::place::{is_cyrus_message, last, parent};
 use crate::mail::quarantine::{Choice, Quarantine, Taken};
 use crate::mail::scan::{Sink, Totals, scan};
 use crate::mail::server;
-use crate::mail::tree::Problem;
+use crate::mail::tree::{Problem, Tree, join};
 use crate::plan::SCHEMA;
 use crate::report::{Refusal, Report};
-use crate::transaction::Stop;
+use crate::transaction::mail::Offline;
+use crate::transaction::{Asked, Look, Stop};
 use crate::units::{Bytes, escape, escape_bytes};
 
 /// `holdfast mail …`
@@ -88,8 +92,17 @@ pub struct RestoreArgs {
 #[derive(Clone, Debug, Args)]
 pub struct ScanArgs {
     /// Directories and files of mail stores; which kind they are is found out
-    #[arg(required = true, value_name = "PATH")]
+    #[arg(required_unless_present = "device", value_name = "PATH")]
     pub paths: Vec<PathBuf>,
+    /// Read a device or image offline instead, in the order in which its files lie there
+    #[arg(long, value_name = "TARGET", conflicts_with = "paths")]
+    pub device: Option<PathBuf>,
+    /// The partition's number, where --device is a whole disk or an image of one
+    #[arg(long, short, value_name = "N", requires = "device")]
+    pub partition: Option<u32>,
+    /// Compare with a list that `snapshot --tree`, or `snapshot --files` of a device, made
+    #[arg(long, value_name = "LIST")]
+    pub against: Option<PathBuf>,
     /// Print each finding as a line of JSON as soon as it is found, and a summary as the last line
     #[arg(long, conflicts_with = "json")]
     pub jsonl: bool,
@@ -295,19 +308,188 @@ fn run_restore(args: &RestoreArgs) -> Result<Answer, Stop> {
 
 fn run_scan(args: &ScanArgs, report: &dyn Report) -> Result<Answer, Stop> {
     let heard = Heard::new(args);
-    // Findings name files so that another command, started elsewhere, finds them: absolute, and
-    // without links.
-    let absolute = |path: &PathBuf| {
-        std::fs::canonicalize(path).with_context(|| format!("opening {}", path.display()))
+    let list = args.against.as_deref().map(open_list).transpose()?;
+    let totals = match &args.device {
+        Some(device) => {
+            let asked = Asked {
+                target: device.clone(),
+                partition: args.partition,
+                sector_bytes: None,
+            };
+            let offline = Offline::of(&Look::at(&asked)?, report)?;
+            let volume = offline::open(&*offline.part).context("opening the file system")?;
+            let tree = OfflineTree::read(&volume, report).context("reading the directories")?;
+            let mut totals = scan_tree(&tree, b"/", list.as_ref(), &heard, report)?;
+            overlaps(&tree, &heard, &mut totals)
+                .context("telling of blocks that two files have")?;
+            totals
+        }
+        None => {
+            // Findings name files so that another command, started elsewhere, finds them:
+            // absolute, and without links.
+            let absolute = |path: &PathBuf| {
+                std::fs::canonicalize(path).with_context(|| format!("opening {}", path.display()))
+            };
+            let roots = args
+                .paths
+                .iter()
+                .map(absolute)
+                .collect::<Result<Vec<_>, _>>()?;
+            if list.is_some() && roots.len() != 1 {
+                return Ok(usage(
+                    "--against goes with one PATH: the one that was listed",
+                ));
+            }
+            let root = roots
+                .first()
+                .map(|r| r.as_os_str().as_bytes().to_vec())
+                .unwrap_or_default();
+            let mut tree = HostTree::new(roots);
+            if let Some(against) = &args.against {
+                tree.skip_file(against);
+            }
+            scan_tree(&tree, &root, list.as_ref(), &heard, report)?
+        }
     };
-    let roots = args
-        .paths
-        .iter()
-        .map(absolute)
-        .collect::<Result<Vec<_>, _>>()?;
-    let tree = HostTree::new(roots);
-    let totals = scan(&tree, &heard, report).map_err(|e| Stop::from(anyhow::Error::from(e)))?;
     Ok(heard.answer(args, &totals))
+}
+
+fn usage(text: &str) -> Answer {
+    Answer {
+        error: Some(text.into()),
+        ..Answer::new(Outcome::Usage, format!("{text}\n"))
+    }
+}
+
+fn scan_tree(
+    tree: &dyn Tree,
+    root: &[u8],
+    list: Option<&List>,
+    heard: &Heard,
+    report: &dyn Report,
+) -> Result<Totals, Stop> {
+    let mut totals = scan(tree, heard, report).map_err(|e| Stop::from(anyhow::Error::from(e)))?;
+    let Some(list) = list else { return Ok(totals) };
+    let more = Mutex::new(Totals::default());
+    let give = |difference: &Difference| match finding_of(difference, root) {
+        None => Ok(()),
+        Some(finding) => {
+            if let Ok(mut more) = more.lock() {
+                more.tell(&finding);
+            }
+            heard.finding(&finding)
+        }
+    };
+    let problem = |_: &Problem| {};
+    list.compare(tree, root, &give, &problem, report)
+        .context("comparing the files with the list")?;
+    let more = more.into_inner().unwrap_or_else(PoisonError::into_inner);
+    totals.also(&more);
+    Ok(totals)
+}
+
+/// What a difference says about a message. A message is never changed where it is; other files
+/// are, but not behind the back of their time stamp.
+fn finding_of(difference: &Difference, root: &[u8]) -> Option<Finding> {
+    let listed = difference.listed.as_ref()?;
+    let path = join(root, &listed.path.0);
+    let (kind, confidence, ranges, reason) = match &difference.fate {
+        Fate::Changed { ranges, silent } if listed.message || *silent => {
+            let how: BTreeSet<&str> = ranges.iter().map(|(_, how)| how.name()).collect();
+            let how: Vec<&str> = how.into_iter().collect();
+            let silent = if *silent {
+                ", and its length and time are as they were"
+            } else {
+                ""
+            };
+            let reason = format!(
+                "parts of what the list has are {}{silent}",
+                how.join(" and ")
+            );
+            let ranges = ranges.iter().map(|(extent, _)| *extent).collect();
+            (Kind::Changed, Confidence::Certain, ranges, reason)
+        }
+        // Users delete mail.
+        Fate::Missing if listed.message => {
+            let reason = "the list has it, and neither it nor its content is there".to_string();
+            (Kind::Missing, Confidence::Suspicious, Vec::new(), reason)
+        }
+        Fate::Moved { to } if is_lost_and_found(&to.0) => {
+            let reason = format!("its content is there as {to}");
+            (Kind::Missing, Confidence::Certain, Vec::new(), reason)
+        }
+        _ => return None,
+    };
+    Some(Finding {
+        store: store_of(&path),
+        mailbox: Name(parent(&path).to_vec()),
+        path: Name(path),
+        kind,
+        confidence,
+        ranges,
+        unpacked: false,
+        reason,
+        readable: Readable {
+            message_id: listed.message_id.clone(),
+            ..Readable::default()
+        },
+        stamp: Stamp {
+            size: listed.size,
+            inode: listed.inode,
+            mtime: listed.mtime,
+            mtime_nanos: listed.mtime_nanos,
+        },
+    })
+}
+
+fn store_of(path: &[u8]) -> Store {
+    match (last(parent(path)), last(path)) {
+        (b"cur" | b"new", _) => Store::Maildir,
+        (b"dbox-Mails", _) => Store::Sdbox,
+        (b"storage", name) if name.starts_with(b"m.") => Store::Mdbox,
+        (_, name) if is_cyrus_message(name) => Store::Cyrus,
+        _ => Store::Eml,
+    }
+}
+
+/// Two files that have the same blocks of the disk: at most one of them is right.
+fn overlaps(tree: &OfflineTree<'_>, heard: &Heard, totals: &mut Totals) -> io::Result<()> {
+    let wanted: BTreeSet<u32> = tree.overlaps.iter().flat_map(|o| o.inodes).collect();
+    let paths = tree.paths(&wanted);
+    let path_of = |inode: u32| {
+        paths
+            .get(&inode)
+            .cloned()
+            .unwrap_or_else(|| format!("inode {inode}").into_bytes())
+    };
+    for overlap in &tree.overlaps {
+        for (this, other) in [(0, 1), (1, 0)] {
+            let path = path_of(overlap.inodes[this]);
+            let finding = Finding {
+                store: store_of(&path),
+                mailbox: Name(parent(&path).to_vec()),
+                path: Name(path),
+                kind: Kind::CrossLinked,
+                confidence: Confidence::Certain,
+                ranges: vec![overlap.ranges[this]],
+                unpacked: false,
+                reason: format!(
+                    "bytes {} to {} of the partition belong to {} as well",
+                    overlap.place.start,
+                    overlap.place.end(),
+                    Name(path_of(overlap.inodes[other])),
+                ),
+                readable: Readable::default(),
+                stamp: Stamp {
+                    inode: overlap.inodes[this].into(),
+                    ..Stamp::default()
+                },
+            };
+            totals.tell(&finding);
+            heard.finding(&finding)?;
+        }
+    }
+    Ok(())
 }
 
 /// What a mailbox has.
@@ -367,6 +549,7 @@ impl Heard {
         let shown: Vec<String> = args
             .paths
             .iter()
+            .chain(&args.device)
             .map(|p| escape(&p.to_string_lossy()))
             .collect();
         let problems: Vec<_> = kept.problems.iter().map(problem).collect();

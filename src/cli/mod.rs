@@ -5,6 +5,7 @@
 
 mod answer;
 mod args;
+mod files;
 mod mail;
 mod progress;
 mod render;

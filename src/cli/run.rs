@@ -243,8 +243,22 @@ fn run(cli: &Cli, report: &Progress) -> Result<Answer, Stop> {
             report,
         ),
         Command::Apply { plan, yes, export } => run_apply(plan, *yes, &with(*export), report),
-        Command::Snapshot { target, output } => run_snapshot(target, output, report),
-        Command::Verify { target, manifest } => run_verify(target, manifest, report),
+        Command::Snapshot {
+            target,
+            output,
+            files,
+        } => match files.tree {
+            true => super::files::snapshot_tree(&target.target, output, report),
+            false => run_snapshot(target, output, files.files, report),
+        },
+        Command::Verify {
+            target,
+            manifest,
+            files,
+        } => match files.tree {
+            true => super::files::verify_tree(&target.target, manifest, report),
+            false => run_verify(target, manifest, files.files, report),
+        },
         Command::Status => run_status(&store),
         Command::Recover {
             what,
@@ -528,16 +542,30 @@ fn read_answer(question: &str, progress: &Progress) -> Result<String, Stop> {
     Ok(line.trim().to_string())
 }
 
-fn run_snapshot(args: &TargetArgs, output: &Path, report: &Progress) -> Result<Answer, Stop> {
+fn run_snapshot(
+    args: &TargetArgs,
+    output: &Path,
+    files: bool,
+    report: &Progress,
+) -> Result<Answer, Stop> {
     let look = Look::at(&asked(args))?;
     let taken = manifest::take(&look, output, report)?;
     let text = render::taken(&look.shown, output, &taken);
-    Ok(Answer::new(Outcome::Done, text)
+    let answer = Answer::new(Outcome::Done, text)
         .on(look.shown.clone())
-        .with("snapshot", &taken))
+        .with("snapshot", &taken);
+    match files {
+        true => super::files::and_list(answer, &look, output, report),
+        false => Ok(answer),
+    }
 }
 
-fn run_verify(args: &TargetArgs, file: &Path, report: &Progress) -> Result<Answer, Stop> {
+fn run_verify(
+    args: &TargetArgs,
+    file: &Path,
+    files: bool,
+    report: &Progress,
+) -> Result<Answer, Stop> {
     let look = Look::at(&asked(args))?;
     let found = manifest::verify(&look, file, report)?;
     let outcome = if found.extents.is_empty() {
@@ -545,9 +573,13 @@ fn run_verify(args: &TargetArgs, file: &Path, report: &Progress) -> Result<Answe
     } else {
         Outcome::Differs
     };
-    Ok(Answer::new(outcome, render::compared(&found))
+    let answer = Answer::new(outcome, render::compared(&found))
         .on(look.shown.clone())
-        .with("comparison", &found))
+        .with("comparison", &found);
+    match files {
+        true => super::files::and_compare(answer, &look, file, report),
+        false => Ok(answer),
+    }
 }
 
 fn run_status(store: &Store) -> Result<Answer, Stop> {

@@ -27,8 +27,8 @@ const BATCH: usize = 64;
 #[derive(Debug)]
 pub struct HostTree {
     roots: Vec<PathBuf>,
-    /// Directories that are not entered: where what was found is moved to.
-    pub except: Vec<Stamp>,
+    /// A file that is not part of the tree: the list that is made of it.
+    except: Option<PathBuf>,
 }
 
 impl HostTree {
@@ -36,8 +36,27 @@ impl HostTree {
     pub fn new(roots: Vec<PathBuf>) -> HostTree {
         HostTree {
             roots,
-            except: Vec::new(),
+            except: None,
         }
+    }
+
+    /// Leaves out a file, and what is written beside it until it is complete.
+    pub fn skip_file(&mut self, path: &Path) {
+        let parent = path.parent().filter(|p| !p.as_os_str().is_empty());
+        let parent = std::fs::canonicalize(parent.unwrap_or(Path::new(".")));
+        self.except = parent
+            .ok()
+            .zip(path.file_name())
+            .map(|(parent, name)| parent.join(name));
+    }
+
+    fn is_except(&self, path: &[u8]) -> bool {
+        let Some(except) = &self.except else {
+            return false;
+        };
+        let except = bytes(except);
+        let unfinished = parent(path) == parent(&except) && last(path).starts_with(b".tmp");
+        path == except || unfinished
     }
 
     fn walk_directory(
@@ -84,6 +103,8 @@ impl HostTree {
             };
             match kind {
                 FileType::Directory => waiting.push(directory.path_of(name)),
+                FileType::RegularFile
+                    if self.except.is_some() && self.is_except(&directory.path_of(name)) => {}
                 FileType::RegularFile => {
                     entries.push(Entry {
                         name: name.to_vec(),
@@ -98,27 +119,6 @@ impl HostTree {
         }
         give_all(&directory, &mut entries, give)
     }
-
-    fn is_except(&self, fd: BorrowedFd<'_>) -> bool {
-        let Ok(stat) = fstat(fd) else { return false };
-        self.except
-            .iter()
-            .any(|one| one.inode == stat.st_ino && one.size == stat.st_dev)
-    }
-}
-
-/// What a directory is known by: the device goes where a file has its length.
-///
-/// # Errors
-/// The kernel's.
-pub fn directory_stamp(path: &Path) -> io::Result<Stamp> {
-    let meta = std::fs::metadata(path)?;
-    use std::os::unix::fs::MetadataExt;
-    Ok(Stamp {
-        inode: meta.ino(),
-        size: meta.dev(),
-        ..Stamp::default()
-    })
 }
 
 fn give_all(
@@ -256,9 +256,7 @@ impl Tree for HostTree {
                         }
                     },
                 };
-                if !self.is_except(fd.as_fd()) {
-                    self.walk_directory(path, fd, &mut waiting, give, problem)?;
-                }
+                self.walk_directory(path, fd, &mut waiting, give, problem)?;
             }
         }
         Ok(())

@@ -23,6 +23,7 @@
 pub mod content;
 pub mod cyrus;
 pub mod dbox;
+pub mod files;
 pub mod finding;
 pub mod header;
 pub mod host;
@@ -30,6 +31,7 @@ pub mod maildir;
 pub mod mbox;
 pub mod message;
 pub mod metadata;
+pub mod offline;
 pub mod place;
 pub mod pool;
 pub mod quarantine;

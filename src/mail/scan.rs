@@ -62,6 +62,28 @@ impl Totals {
         }
     }
 
+    /// Adds a finding that was not made by a scan.
+    pub fn tell(&mut self, finding: &Finding) {
+        self.count(finding);
+        self.damaged_files += 1;
+        self.surely_damaged_files += u64::from(finding.confidence >= Confidence::Likely);
+    }
+
+    /// Adds what another look found.
+    pub fn also(&mut self, other: &Totals) {
+        self.add(other);
+        for (kind, levels) in &other.findings {
+            for (level, count) in levels {
+                *self
+                    .findings
+                    .entry(*kind)
+                    .or_default()
+                    .entry(*level)
+                    .or_default() += count;
+            }
+        }
+    }
+
     fn count(&mut self, finding: &Finding) {
         *self
             .findings

@@ -12,6 +12,7 @@ pub mod change;
 pub mod dossier;
 pub mod inhibit;
 pub mod look;
+pub mod mail;
 pub mod manifest;
 pub mod media;
 pub mod planning;

@@ -35,6 +35,7 @@ pub mod layout;
 pub mod map;
 pub mod orphan;
 pub mod owners;
+pub mod reader;
 pub mod refuse;
 pub mod replay;
 pub mod superblock;
