@@ -15,6 +15,7 @@ need e2fsck:e2fsprogs mke2fs:e2fsprogs resize2fs:e2fsprogs tune2fs:e2fsprogs deb
     partx:util-linux setpriv:util-linux unshare:util-linux qemu-io:qemu-utils qemu-img:qemu-utils \
     strace:strace perl:perl-base awk:mawk cmp:diffutils ps:procps mkfs.xfs:xfsprogs \
     mkfs.btrfs:btrfs-progs mkfs.fat:dosfstools git:git
+need mkntfs:ntfs-3g ntfsresize:ntfs-3g ntfs-3g:ntfs-3g ntfsfix:ntfs-3g getfattr:attr setfattr:attr
 need_rust fmt clippy
 
 # Whatever a test starts inherits this, unless it clears its environment.

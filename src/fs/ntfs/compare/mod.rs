@@ -314,7 +314,7 @@ fn content_code(attribute: &Attribute) -> &'static str {
     match attribute.kind {
         kind::DATA => "file-content",
         kind::INDEX_ROOT | kind::INDEX_ALLOCATION | kind::BITMAP => "directory",
-        kind::SECURITY_DESCRIPTOR => "owner",| kind::INDEX_ALLOCATION | kind::BITMAP => "directory",
+        kind::SECURITY_DESCRIPTOR => "owner",
         0xc0 => "symlink",
         _ => "xattrs",
     }
