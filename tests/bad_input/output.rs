@@ -209,11 +209,12 @@ fn first_arguments(sources: &[String]) -> BTreeSet<String> {
 
 /// Words in `kebab-case` that are something else than a code: attributes of serde, packages and
 /// programs, the room's own name for its first argument.
-const OTHERS: [&str; 5] = [
+const OTHERS: [&str; 6] = [
     "kebab-case",
     "bcache-tools",
     "ceph-bluestore-tool",
     "nilfs-resize",
+    "ntfs-3g",
     "room-job",
 ];
 

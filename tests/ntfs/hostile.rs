@@ -151,9 +151,9 @@ fn every_kind_of_damage_is_caught() {
         ),
         (
             "an owner",
-            vec![turned(message, standard, "", 52)],
+            vec![turned(file::ROOT, kind::SECURITY_DESCRIPTOR, "", 30)],
             &["owner"],
-            "99.eml",
+            "",
         ),
         (
             "a name",
@@ -286,7 +286,11 @@ fn success_without_work_and_work_elsewhere() {
     }
     // Dirty it must be, or Windows will not look.
     let volume = image(USUAL);
-    let at = place_of(&volume, file::VOLUME, kind::VOLUME_INFORMATION, "");
+    let disk = FileDisk::open_read(&volume).unwrap();
+    let record = record_at(&Volume::open(&disk).unwrap(), file::VOLUME);
+    let flags = place_of(&volume, file::VOLUME, kind::VOLUME_INFORMATION, "") + 10;
+    let copy = place_of(&volume, file::MIRROR, kind::DATA, "") + 3 * 1024 + flags - record;
+    scene.patch_after(&[(flags, vec![0]), (copy, vec![0])]);
     assert_rejected(
         &scene,
         &before,

@@ -162,7 +162,7 @@ fn in_a_partition() {
         assert_eq!(hash(&disk), before, "{what}");
         let shrunk = change("shrink", "min");
         shrunk.assert(0, "done", &what);
-        let len = shrunk.document["plan"]["partition"]["new"]
+        let len = shrunk.document["result"]["plan"]["partition"]["new"]
             .as_u64()
             .unwrap();
         assert!(len < 40 * MIB, "{what}: {len}");

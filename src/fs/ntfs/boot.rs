@@ -18,6 +18,7 @@
 //! ```
 
 use crate::disk::{DiskRead, read_vec};
+use crate::extent::Extent;
 use crate::fs::FsError;
 
 use super::bytes::{slice, u8_at, u16_at, u64_at};
@@ -125,15 +126,16 @@ impl Boot {
         }))
     }
 
-    /// The length of the smallest partition of whole clusters that the volume fills: one cluster
-    /// more than it has, because the backup of the boot sector needs a place behind them.
-    pub fn partition_bytes(&self) -> u64 {
-        (self.clusters + 1) * self.cluster_bytes
+    /// Where the backup of the boot sector can be: ntfsresize and Windows keep one sector free for
+    /// it behind the clusters, in the last sector of the partition.
+    pub fn backup_area(&self) -> Extent {
+        let size = self.cluster_bytes;
+        Extent::new(self.clusters * size, 2 * size)
     }
 
-    /// What ntfsresize uses of a partition of `bytes`, as [`Boot::partition_bytes`] counts.
+    /// What ntfsresize uses of a partition of `bytes`: all sectors.
     pub fn fit(&self, bytes: u64) -> u64 {
-        bytes - bytes % self.cluster_bytes
+        bytes - bytes % self.sector_bytes
     }
 
     /// Sectors in a cluster.
@@ -186,12 +188,11 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn sizes_are_those_of_ntfsresize() {
+    fn shapes_are_read() {
         let boot = Boot::parse(&sample()).unwrap().unwrap();
         assert_eq!((boot.clusters, boot.record_bytes), (1000, 1024));
-        assert_eq!(boot.partition_bytes(), 1001 * 4096);
-        assert_eq!(boot.fit(1001 * 4096), 1001 * 4096);
-        assert_eq!(boot.fit(1002 * 4096 - 1), 1001 * 4096);
+        assert_eq!(boot.backup_area(), Extent::new(1000 * 4096, 8192));
+        assert_eq!(boot.fit(1_000_000), 999_936);
     }
 
     #[test]

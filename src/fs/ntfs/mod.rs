@@ -229,7 +229,7 @@ fn observe(part: &dyn DiskRead, boot: &Boot) -> Result<Observed, FsError> {
         uuid: format!("{:016X}", boot.serial),
         label: String::new(),
         block_bytes: boot.cluster_bytes,
-        size_bytes: boot.partition_bytes().min(part.len_bytes()),
+        size_bytes: used::size_bytes(part, boot)?,
         used_bytes: 0,
         files: 0,
         features: Vec::new(),

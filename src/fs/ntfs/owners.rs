@@ -19,7 +19,7 @@ pub fn owners(
     limit: usize,
 ) -> Result<Vec<String>, FsError> {
     let (mut rest, mut found) = (extents.clone(), Vec::new());
-    for at in used::backups(volume)? {
+    for at in used::backups(volume.part, &volume.boot)? {
         let backup = Extent::new(at, volume.boot.sector_bytes);
         if extents.intersects(backup) {
             rest.remove(backup);

@@ -54,12 +54,12 @@ pub mod kind {
 /// Says what does not fit.
 pub fn fix_up(raw: &mut [u8]) -> Result<(), &'static str> {
     let (at, count) = (usize::from(u16_at(raw, 4)), usize::from(u16_at(raw, 6)));
-    if raw.len() % STRIDE != 0 || count != raw.len() / STRIDE + 1 {
+    if !raw.len().is_multiple_of(STRIDE) || count != raw.len() / STRIDE + 1 {
         return Err("a wrong number of update sequence numbers");
     }
     let array = slice(raw, at, count * 2).ok_or("update sequence numbers beyond the end")?;
     // The array must not lie over what it guards.
-    if at % 2 != 0 || at + count * 2 > STRIDE - 2 {
+    if !at.is_multiple_of(2) || at + count * 2 > STRIDE - 2 {
         return Err("update sequence numbers in a wrong place");
     }
     let array = array.to_vec();

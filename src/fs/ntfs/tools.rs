@@ -116,17 +116,13 @@ fn is_least(text: &str) -> bool {
             || text.contains("ERROR: Very rare fragmentation type"))
 }
 
-/// Resizes the volume on `file` such that it fills `new_bytes`, whole clusters.
-///
-/// Where that is all of `file` but for a part of a cluster, it is told the length of `file`: the
-/// backup of the boot sector then comes into the last sector, where Windows looks for it.
+/// Resizes the volume on `file` to `new_bytes`, a number of sectors, the last of which becomes the
+/// backup of the boot sector.
 ///
 /// # Errors
 /// [`ToolError`].
 pub fn resize(file: &Path, new_bytes: u64, tools: &Tools<'_>) -> Result<(), ToolError> {
-    let (len_bytes, cluster_bytes) = shape(file, tools)?;
-    let whole = len_bytes >= new_bytes && len_bytes - new_bytes < cluster_bytes;
-    let size = if whole { len_bytes } else { new_bytes }.to_string();
+    let size = new_bytes.to_string();
     // Once: it answers the question whether to go on. A second one would silence its refusal of a
     // volume that is dirty.
     let args: [&OsStr; 5] = [
@@ -141,7 +137,7 @@ pub fn resize(file: &Path, new_bytes: u64, tools: &Tools<'_>) -> Result<(), Tool
         let least = minimum(file, new_bytes, tools)?;
         return Err(ToolError::TooSmall {
             tool: NTFSRESIZE.name.into(),
-            blocks: least / cluster_bytes,
+            blocks: least / cluster_bytes(&outcome.output).unwrap_or(1),
         });
     }
     let outcome = outcome.accept(&[0])?;
@@ -152,28 +148,11 @@ pub fn resize(file: &Path, new_bytes: u64, tools: &Tools<'_>) -> Result<(), Tool
     }
 }
 
-/// The length of `file`, which only those in the room can see, and the size of clusters. Asked for
-/// more than there can be, ntfsresize says both and does nothing.
-fn shape(file: &Path, tools: &Tools<'_>) -> Result<(u64, u64), ToolError> {
-    let size = i64::MAX.to_string();
-    let args: [&OsStr; 4] = [
-        "--no-action".as_ref(),
-        "--size".as_ref(),
-        size.as_ref(),
-        file.as_os_str(),
-    ];
-    let outcome = tools.run(NTFSRESIZE, &args)?.accept(&[1])?;
-    parse_shape(&outcome.output).ok_or_else(|| outcome.unexpected())
-}
-
-fn parse_shape(text: &str) -> Option<(u64, u64)> {
-    let field = |name: &str| {
-        let line = text.lines().find(|line| line.starts_with(name))?;
-        let (_, value) = line.split_once(':')?;
-        value.split_whitespace().next()?.parse().ok()
-    };
-    let cluster_bytes = field("Cluster size").filter(|&bytes| bytes > 0)?;
-    Some((field("Current device size")?, cluster_bytes))
+fn cluster_bytes(text: &str) -> Option<u64> {
+    let line = text.lines().find(|line| line.starts_with("Cluster size"))?;
+    let (_, value) = line.split_once(':')?;
+    let bytes = value.split_whitespace().next()?.parse().ok();
+    bytes.filter(|&bytes| bytes > 0)
 }
 
 fn is_too_small(text: &str) -> bool {
@@ -228,11 +207,10 @@ mod tests {
     }
 
     #[test]
-    fn the_shape_is_read() {
-        let said = "Cluster size       : 4096 bytes\nCurrent volume size: 67105280 bytes (68 MB)\n\
-                    Current device size: 67108864 bytes (68 MB)\n";
-        assert_eq!(parse_shape(said), Some((67_108_864, 4096)));
-        assert_eq!(parse_shape("Cluster size       : 0 bytes"), None);
+    fn the_size_of_clusters_is_read() {
+        let said = "NTFS volume version: 3.1\nCluster size       : 4096 bytes\nCurrent volume";
+        assert_eq!(cluster_bytes(said), Some(4096));
+        assert_eq!(cluster_bytes("Cluster size       : 0 bytes"), None);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Which bytes the volume uses, and the sizes that it can take.
 
-use crate::disk::read_vec;
+use crate::disk::{DiskRead, read_vec};
 use crate::extent::{Extent, ExtentMap};
 use crate::fs::{Bounds, FsError};
 use crate::report::{Report, Unit, checkpoint};
@@ -31,42 +31,56 @@ pub fn used(volume: &Volume<'_>, report: &dyn Report) -> Result<ExtentMap, FsErr
         Ok(())
     })?;
     map.insert(Extent::new(0, BOOT_BYTES as u64));
-    for backup in backups(volume)? {
+    for backup in backups(volume.part, boot)? {
         map.insert(Extent::new(backup, boot.sector_bytes));
     }
     Ok(map)
 }
 
-/// Where backups of the boot sector are: in the last sector of the partition, where Windows looks,
-/// behind the last sector of the volume, or where ntfsresize leaves one. Whatever has the shape of
-/// one counts.
+/// Where backups of the boot sector are, in order: behind the clusters, and in the last sector of
+/// the partition. A backup is a boot sector of a volume with this serial number and size; in the last
+/// sector, of any size, for ntfsresize leaves an old one where it makes a bare volume smaller.
 ///
 /// # Errors
 /// The disk's.
-pub fn backups(volume: &Volume<'_>) -> Result<Vec<u64>, FsError> {
-    let boot = &volume.boot;
-    let len_bytes = volume.part.len_bytes();
-    let end = len_bytes - len_bytes % boot.sector_bytes;
+pub fn backups(part: &dyn DiskRead, boot: &Boot) -> Result<Vec<u64>, FsError> {
+    let sector = boot.sector_bytes;
+    let end = part.len_bytes() - part.len_bytes() % sector;
+    let area = boot.backup_area();
     let mut found = Vec::new();
-    for at in [
-        Some(boot.sectors * boot.sector_bytes),
-        boot.partition_bytes().checked_sub(boot.sector_bytes),
-        end.checked_sub(boot.sector_bytes),
-    ]
-    .into_iter()
-    .flatten()
-    {
-        // In the middle of the volume it is an ordinary cluster's, and in $Bitmap.
-        let behind = at >= boot.clusters * boot.cluster_bytes;
-        if !behind || at + boot.sector_bytes > len_bytes || found.contains(&at) {
-            continue;
-        }
-        let raw = read_vec(volume.part, at, BOOT_BYTES)?;
-        if Boot::parse(&raw).is_ok_and(|boot| boot.is_some()) {
-            found.push(at);
+    if let Some(area) = area.intersection(Extent::new(0, end)) {
+        let bytes = read_vec(part, area.start, area.len as usize)?;
+        let sectors = bytes.chunks_exact(sector as usize).enumerate();
+        let ours = sectors.filter(|(_, raw)| {
+            let copy = Boot::parse(raw.get(..BOOT_BYTES).unwrap_or(raw));
+            matches!(copy, Ok(Some(copy)) if (copy.serial, copy.sectors) == (boot.serial, boot.sectors))
+        });
+        found.extend(ours.map(|(index, _)| area.start + index as u64 * sector));
+    }
+    let last = end.saturating_sub(sector);
+    if last >= area.end() {
+        let raw = read_vec(part, last, BOOT_BYTES)?;
+        if matches!(Boot::parse(&raw), Ok(Some(copy)) if copy.serial == boot.serial) {
+            found.push(last);
         }
     }
     Ok(found)
+}
+
+/// The size of the volume with its backup of the boot sector; where that is missing, with all of the
+/// cluster in which it should be.
+///
+/// # Errors
+/// The disk's.
+pub fn size_bytes(part: &dyn DiskRead, boot: &Boot) -> Result<u64, FsError> {
+    let area = boot.backup_area();
+    let backup = backups(part, boot)?
+        .into_iter()
+        .rfind(|&at| at < area.end());
+    Ok(match backup {
+        Some(at) => at + boot.sector_bytes,
+        None => (area.start + boot.cluster_bytes).min(part.len_bytes()),
+    })
 }
 
 /// Clusters that $BadClus lists.
@@ -125,9 +139,9 @@ pub fn delta_estimate(volume: &Volume<'_>, used: &ExtentMap, bytes: u64) -> Resu
     };
     // The journal is emptied, and $Bitmap made anew in another place.
     let mut delta = SMALL_CHANGES + size_of(file::LOG)? + bytes / boot.cluster_bytes / 8;
-    if bytes < boot.partition_bytes() {
+    if bytes < boot.backup_area().start {
         // What is beyond the end moves, and each file of it has a record.
-        let beyond = Extent::from_range(bytes, boot.partition_bytes());
+        let beyond = Extent::from_range(bytes, boot.backup_area().start);
         let moved: u64 = used.within(beyond).map(|extent| extent.len).sum();
         let records = moved / boot.cluster_bytes * boot.record_bytes;
         delta += moved + records.min(size_of(file::MFT)?);

@@ -56,7 +56,7 @@ impl Comparison<'_> {
             self.add("superblock", "boot sector".into(), text);
         }
         let mut backups = 0;
-        for at in used::backups(self.after)? {
+        for at in used::backups(self.after.part, &self.after.boot)? {
             if read_vec(self.after.part, at, BOOT_BYTES)? == b {
                 backups += 1;
             }

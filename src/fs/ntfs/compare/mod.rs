@@ -305,7 +305,6 @@ impl<'a> Comparison<'a> {
 fn code_of(attribute: &Attribute) -> &'static str {
     match attribute.kind {
         kind::FILE_NAME => "links",
-        kind::SECURITY_DESCRIPTOR => "owner",
         kind::STANDARD_INFORMATION => "inode",
         _ => content_code(attribute),
     }
@@ -315,6 +314,7 @@ fn content_code(attribute: &Attribute) -> &'static str {
     match attribute.kind {
         kind::DATA => "file-content",
         kind::INDEX_ROOT | kind::INDEX_ALLOCATION | kind::BITMAP => "directory",
+        kind::SECURITY_DESCRIPTOR => "owner",
         0xc0 => "symlink",
         _ => "xattrs",
     }
