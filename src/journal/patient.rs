@@ -6,7 +6,7 @@
 use std::io;
 use std::sync::{Mutex, PoisonError};
 
-use crate::disk::{DiskRead, Geometry};
+use crate::disk::{DiskRead, Geometry, os_code};
 use crate::extent::{Extent, ExtentMap};
 use crate::units::UNIT_BYTES;
 
@@ -17,7 +17,7 @@ const MOST_UNITS: u64 = 64;
 /// Whether `e` says that this place cannot be read, and nothing about others.
 pub(super) fn is_unreadable(e: &io::Error) -> bool {
     // `EIO` and what the kernel says of a medium's own errors.
-    e.raw_os_error().is_some_and(|code| {
+    os_code(e).is_some_and(|code| {
         [
             libc::EIO,
             libc::ENODATA,
