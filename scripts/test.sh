@@ -13,7 +13,8 @@ fi
 need e2fsck:e2fsprogs mke2fs:e2fsprogs resize2fs:e2fsprogs tune2fs:e2fsprogs debugfs:e2fsprogs \
     dumpe2fs:e2fsprogs sgdisk:gdisk sfdisk:fdisk mount:mount losetup:mount blkid:util-linux \
     partx:util-linux setpriv:util-linux unshare:util-linux qemu-io:qemu-utils qemu-img:qemu-utils \
-    strace:strace perl:perl-base awk:mawk cmp:diffutils ps:procps mkfs.xfs:xfsprogs \
+    strace:strace perl:perl-base awk:mawk cmp:diffutils ps:procps mkfs.xfs:xfsprogs xfs_repair:xfsprogs xfs_db:xfsprogs xfs_io:xfsprogs \
+    setfattr:attr getfattr:attr \
     mkfs.btrfs:btrfs-progs mkfs.fat:dosfstools git:git
 need_rust fmt clippy
 

@@ -126,7 +126,6 @@ fn a_file_system_of_another_kind_is_named_with_the_tools_that_own_it() {
 fn real_file_systems_of_other_kinds_are_known_too() {
     let bench = Bench::new();
     for (program, kind, owner) in [
-        ("mkfs.xfs", "XFS", "xfs_growfs"),
         ("mkfs.btrfs", "btrfs", "btrfs"),
         ("mkswap", "swap", "mkswap"),
     ] {
