@@ -18,7 +18,8 @@ need e2fsck:e2fsprogs mke2fs:e2fsprogs resize2fs:e2fsprogs tune2fs:e2fsprogs deb
     mkntfs:ntfs-3g mkfs.exfat:exfatprogs mkfs.f2fs:f2fs-tools mkfs.jfs:jfsutils \
     mkreiserfs:reiserfsprogs mkfs.nilfs2:nilfs-tools mkudffs:udftools make-bcache:bcache-tools \
     cryptsetup:cryptsetup-bin \
-    ntfsresize:ntfs-3g ntfs-3g:ntfs-3g ntfsfix:ntfs-3g getfattr:attr setfattr:attr
+    ntfsresize:ntfs-3g ntfs-3g:ntfs-3g ntfsfix:ntfs-3g getfattr:attr setfattr:attr \
+    xfs_repair:xfsprogs xfs_db:xfsprogs xfs_io:xfsprogs
 need_rust fmt clippy
 
 # Whatever a test starts inherits this, unless it clears its environment.

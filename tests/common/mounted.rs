@@ -68,6 +68,10 @@ pub fn populate(root: &Path) {
         let bytes = bytes((number * number * 11) as usize % 30_000, number);
         fs::write(dir.join(format!("file{number}")), bytes).unwrap();
     }
+    // Free space in pieces.
+    for number in (7..400).step_by(14) {
+        fs::remove_file(root.join(format!("dir0/file{number}"))).unwrap();
+    }
     let many = root.join("many");
     fs::create_dir(&many).unwrap();
     for number in 0..1500 {

@@ -93,7 +93,7 @@ impl Said {
     }
 
     /// The new value of something in the plan.
-    pub fn new(&self, name: &str) -> u64 {
+    pub fn planned(&self, name: &str) -> u64 {
         let new = &self.document["result"]["plan"][name]["new"];
         new.as_u64()
             .unwrap_or_else(|| panic!("no {name} in {}", self.document))

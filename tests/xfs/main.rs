@@ -23,7 +23,7 @@ use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bed::{Bed, MIB, MORE, MOST, NOW, template, text, workspace};
+use bed::{Bed, MIB, MORE, MOST, template, text, workspace};
 use image::{Mounted, sh};
 use rows::{Expect, Row};
 
@@ -93,7 +93,7 @@ fn travel(row: Row) {
     bed.assert_same(&keep);
     let done = bed.grow(MOST);
     done.assert("done", 0);
-    let size = done.new("file_system_size");
+    let size = done.planned("file_system_size");
     assert!(MOST.abs_diff(size) <= MIB, "{size} of {MOST}");
     assert_grown(&bed, size, &files);
     assert_outside(&bed, &keep, size);
@@ -105,7 +105,7 @@ fn travel(row: Row) {
     let done = bed.grow(MORE);
     done.assert("done", 0);
     bed.close();
-    let size = done.new("file_system_size");
+    let size = done.planned("file_system_size");
     assert_grown(&bed, size, &files);
     {
         let mounted = Mounted::at(&bed.file, bed.start, "nouuid");
@@ -225,7 +225,7 @@ fn a_log_is_replayed_first() {
     let done = bed.grow(MOST);
     done.assert("done", 0);
     assert!(done.notices.contains("replayed"), "{}", done.notices);
-    assert_grown(&bed, done.new("file_system_size"), &files);
+    assert_grown(&bed, done.planned("file_system_size"), &files);
     bed.plain(&["rollback", "--yes", done.transaction()])
         .assert("done", 0);
     bed.assert_same(&keep);

@@ -62,6 +62,7 @@ fn what_is_in_use_is_what_xfs_db_says() {
     if !is_root() {
         return;
     }
+    let mut pieces = 0;
     let good = |shape: &&rows::Shape| shape.grow == rows::Expect::Done;
     for shape in rows::SHAPES.iter().filter(good).chain([&rows::PLAIN]) {
         let image = template(shape);
@@ -72,7 +73,7 @@ fn what_is_in_use_is_what_xfs_db_says() {
             .gaps(Extent::new(0, sb.size_bytes()))
             .into_iter()
             .collect();
-        assert!(free.len() > 3, "{}: too little to see", shape.name);
+        pieces += free.len();
         // The kept blocks are free to xfs_db, and in use to us.
         for number in 0..sb.groups {
             for block in Group::read(&disk, &sb, number).unwrap().kept().unwrap() {
@@ -100,6 +101,7 @@ fn what_is_in_use_is_what_xfs_db_says() {
             .collect();
         assert_eq!(free, theirs, "{}", shape.name);
     }
+    assert!(pieces > 40, "{pieces} pieces are too little to see");
 }
 
 #[test]

@@ -48,7 +48,7 @@ pub const SHAPES: &[Shape] = &[
     ),
     shape("xfs, 64 KiB directory blocks", "-n size=65536"),
     shape("xfs, 2048-byte inodes", "-i size=2048,sparse=0"),
-    shape("xfs, seven groups", "-d agcount=7"),
+    shape("xfs, three groups", "-d agcount=3"),
     shape("xfs, stripes", "-d su=64k,sw=4 -l su=256k"),
     Shape {
         grow: Refused("xfs-version"),

@@ -25,13 +25,16 @@ use crate::report::{Report, Unit, checkpoint};
 
 use super::fields::Fields;
 use super::group::{Group, Header};
-use super::owners::block_owner;
+use super::owners::name;
 use super::superblock::{FIELDS_BYTES, Superblock, superblock_of};
 use super::tree::Kind;
 use super::used::{free, free_by_length};
 
 /// Bytes that are compared at once.
 const SECTOR: u64 = 512;
+
+/// Pieces that are given a name. One file may have many.
+const STRAYS: usize = 256;
 
 /// One side.
 struct Side<'a> {
@@ -44,6 +47,8 @@ struct Comparison<'a> {
     after: Side<'a>,
     limit: usize,
     found: Vec<Difference>,
+    /// What differs and must not, in pieces of at most a block.
+    strays: Vec<Extent>,
     /// Bytes that may differ, in what was in use and in what is free.
     allowed: ExtentMap,
 }
@@ -71,6 +76,7 @@ pub fn compare(
         after: side(after)?,
         limit: limit.max(1),
         found: Vec::new(),
+        strays: Vec::new(),
         allowed: ExtentMap::new(),
     };
     if comparison.primary() {
@@ -136,6 +142,7 @@ impl Comparison<'_> {
             countable += self.group(number, changed)?;
             report.progress(number + 1);
         }
+        self.tell()?;
         self.behind(changed)?;
         let counted = self.after.sb.free_blocks();
         if counted != countable {
@@ -200,9 +207,9 @@ impl Comparison<'_> {
                         None => both_free.insert(self.idle(number)?),
                     };
                     if !idle.contains(bytes) {
-                        self.tell(number, bytes)?;
+                        self.strays.push(bytes);
                     }
-                    if self.found.len() >= self.limit {
+                    if self.strays.len() >= STRAYS {
                         return Ok(now.countable());
                     }
                 }
@@ -246,25 +253,28 @@ impl Comparison<'_> {
     }
 
     /// Names what differs and must not.
-    fn tell(&mut self, group: u64, bytes: Extent) -> Result<(), FsError> {
-        let sb = &self.before.sb;
-        let within = bytes.start - sb.byte_of(group, 0);
-        if within < 4 * sb.sector_bytes {
-            let name =
-                ["superblock", "AGF", "AGI", "AGFL"][(within / sb.sector_bytes) as usize % 4];
-            self.add(
-                "group-header",
-                format!("group {group}"),
-                format!("its {name} has changed, which a growth leaves alone"),
-            );
-            return Ok(());
+    fn tell(&mut self) -> Result<(), FsError> {
+        let strays = std::mem::take(&mut self.strays);
+        let sb = self.before.sb.clone();
+        for (owner, bytes) in name(self.before.part, &sb, &strays)?
+            .into_iter()
+            .zip(strays)
+        {
+            let known = |d: &Difference| d.code == owner.code && d.object == owner.object;
+            if self.found.iter().any(known) {
+                continue;
+            }
+            let detail = match owner.code {
+                "group-header" => {
+                    let within = bytes.start % (sb.group_blocks * sb.block_bytes);
+                    let names = ["superblock", "AGF", "AGI", "AGFL"];
+                    let which = names[(within / sb.sector_bytes) as usize % 4];
+                    format!("its {which} has changed, which a growth leaves alone")
+                }
+                _ => format!("{} bytes at {} have changed", bytes.len, bytes.start),
+            };
+            self.add(owner.code, owner.object, detail);
         }
-        let owner = block_owner(self.before.part, sb, bytes)?;
-        self.add(
-            owner.code,
-            owner.object,
-            format!("it has changed in {} bytes at {}", bytes.len, bytes.start),
-        );
         Ok(())
     }
 

@@ -18,13 +18,14 @@
 //! does.
 //!
 //! Reading order: [`superblock`], [`group`] and [`tree`] are the format's frame; [`used`] says what
-//! is in use; [`refuse`], [`size`] and [`gate`] decide; [`log`] and [`replayed`] are about file
+//! is in use; [`refuse`], [`size`] and [`gate`] decide; [`inode`] and [`owners`] give names; [`log`] and [`replayed`] are about file
 //! systems that were not unmounted; [`compare`] judges.
 
 pub mod compare;
 pub mod fields;
 pub mod gate;
 pub mod group;
+pub mod inode;
 pub mod log;
 pub mod owners;
 pub mod refuse;

@@ -55,6 +55,14 @@ pub fn refusals(part: &dyn DiskRead, sb: &Superblock, direction: Direction) -> V
             "make it anew, or copy it again",
         );
     }
+    if sb.groups == 1 {
+        refuse(
+            "xfs-one-group",
+            "it has a single allocation group, and xfs_repair cannot check such a file system"
+                .into(),
+            "mount it and use `xfs_growfs`, after a backup",
+        );
+    }
     if sb.log.is_empty() {
         refuse(
             "xfs-external-log",

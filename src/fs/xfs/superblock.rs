@@ -174,6 +174,10 @@ impl Superblock {
         if !power(self.inode_bytes, 256, 2048, fields.u8(122)) {
             return Err(corrupt(format!("inodes of {} bytes", self.inode_bytes)));
         }
+        // How many inodes a block has, as a logarithm: it is shifted by.
+        if fields.u8(123) != fields.u8(120).wrapping_sub(fields.u8(122)) || fields.u8(123) > 8 {
+            return Err(corrupt("impossible counts of inodes in a block".into()));
+        }
         let bits = u64::BITS - self.group_blocks.saturating_sub(1).leading_zeros();
         if self.group_blocks < MIN_GROUP_BLOCKS
             || self.group_blocks * self.block_bytes > MAX_GROUP_BYTES
