@@ -216,6 +216,8 @@ const OTHERS: [&str; 6] = [
     "nilfs-resize",
     "ntfs-3g",
     "room-job",
+    "btrfs-resize",
+    "xfs-grow",
 ];
 
 /// GUIDs of partition types are written like codes.

@@ -130,7 +130,7 @@ fn real_file_systems_of_other_kinds_are_known_too() {
         ("mkfs.exfat", "exFAT", "exfatprogs"),
     ] {
         let path = bench.file(program, 320 * MIB, &[]);
-        tool(program, &["-q".as_ref(), path.as_os_str()]);
+        tool(program, &[path.as_os_str()]);
         bench
             .refused(
                 &path,
