@@ -17,7 +17,6 @@ use crate::fs::signature::{Area, tail_refusals_but};
 use crate::fs::{Direction, FsError};
 use crate::plan::{Facts, Forecast, Identity, Plan, Request, To, Verdict, plan};
 use crate::report::{Quiet, Refusal, Report};
-use crate::table::Found;
 
 /// How a change is made, besides what is asked for.
 pub struct Options<'a> {
@@ -99,7 +98,7 @@ pub(super) fn plan_at_rate(
         identity: look.identity(),
         disk_bytes: look.disk.len_bytes(),
         sector_bytes: u64::from(look.disk.geometry().logical_sector_bytes),
-        table: look.gpt(),
+        table: look.chosen(),
         partition,
         file_system: &volume.observed,
         bounds: &bounds,
@@ -136,7 +135,6 @@ pub(super) fn plan_at_rate(
 /// as it is, as it will be, and of the disk.
 fn foreign_metadata(look: &Look, plan: &Plan, own: Option<&str>) -> Result<Vec<Refusal>, Stop> {
     let disk = Extent::new(0, look.disk.len_bytes());
-    let gpt = look.gpt().is_some();
     let area = |extent: Extent, what: String, ends_with_table| Area {
         extent,
         what,
@@ -157,8 +155,8 @@ fn foreign_metadata(look: &Look, plan: &Plan, own: Option<&str>) -> Result<Vec<R
             false,
         ));
     }
-    if gpt {
-        areas.push(area(disk, "the disk".into(), true));
+    if let Some((table, _)) = look.chosen() {
+        areas.push(area(disk, "the disk".into(), table.is_at_the_end()));
     }
     Ok(tail_refusals_but(&*look.disk, &areas, own)
         .context("looking for other metadata at the ends")?)
@@ -264,8 +262,9 @@ fn on_disk(look: &Look, used: &ExtentMap, partition: Extent) -> ExtentMap {
         .iter()
         .map(|e| Extent::new(partition.start + e.start, e.len))
         .collect();
-    if let Some((gpt, _)) = look.gpt() {
-        gpt.table_extents(look.disk.len_bytes())
+    if let Some((table, _)) = look.chosen() {
+        table
+            .table_extents(look.disk.len_bytes())
             .iter()
             .for_each(|e| map.insert(e));
     }
@@ -311,8 +310,8 @@ pub(super) fn fingerprint(look: &Look, partition: Extent) -> Result<String, Stop
     hasher.update(&look.disk.len_bytes().to_le_bytes());
     hasher.update(&partition.start.to_le_bytes());
     hasher.update(&partition.len.to_le_bytes());
-    if let Found::Gpt(gpt) = &look.table {
-        hasher.update(&gpt.fingerprint());
+    if let Some(table) = look.table.table() {
+        hasher.update(&table.fingerprint());
     }
     if let Some(volume) = &look.file_system {
         let superblock = volume.driver.superblock();

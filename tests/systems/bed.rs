@@ -93,7 +93,7 @@ impl Bed {
         let (now, most) = (sizes.now * MIB, sizes.most * MIB);
         let start = match row.place.table {
             Table::Bare => 0,
-            Table::Gpt => 3 * MIB,
+            _ => 3 * MIB,
         };
         let behind = if start == 0 { 0 } else { 3 * MIB };
         let path = dir.join("disk");
@@ -142,7 +142,7 @@ impl Bed {
             let (start, size) = (start / sector, len / sector);
             format!("{number} : start={start}, size={size}, type={kind}")
         };
-        let (gpt, _) = self.row.system.partition_types();
+        let (gpt, mbr) = self.row.system.partition_types();
         let behind = self.start + most;
         let script = match self.row.place.table {
             Table::Bare => unreachable!(),
@@ -153,18 +153,38 @@ impl Bed {
                 line(4, behind, 2 * MIB, gpt),
             ]
             .join("\n"),
+            Table::MbrPrimary => [
+                "label: dos".into(),
+                line(1, MIB, MIB, "ef"),
+                line(2, self.start, now, mbr) + ", bootable",
+                line(4, behind, 2 * MIB, mbr),
+            ]
+            .join("\n"),
+            // The extended partition ends with the mail, and must grow with it.
+            Table::MbrLogical => [
+                "label: dos".into(),
+                line(1, MIB, MIB / 2, "ef"),
+                line(2, MIB * 3 / 2, now + MIB * 3 / 2, "5"),
+                line(4, behind, 2 * MIB, mbr),
+                line(5, MIB * 7 / 4, MIB / 2, "82"),
+                line(6, self.start, now, mbr),
+            ]
+            .join("\n"),
         };
         let disk = self.attach(&[]);
         let mut sfdisk = Command::new("sfdisk")
             .args(["--quiet", "--no-reread", "--no-tell-kernel", "--wipe=never"])
             .arg(&disk.node)
             .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .unwrap();
         let mut stdin = sfdisk.stdin.take().unwrap();
         stdin.write_all(script.as_bytes()).unwrap();
         drop(stdin);
-        assert!(sfdisk.wait().unwrap().success(), "{script}");
+        let done = sfdisk.wait_with_output().unwrap();
+        assert!(done.status.success(), "{script}: {done:?}");
     }
 
     /// Where the table lies on a disk of `len` bytes.
@@ -175,22 +195,43 @@ impl Bed {
         match self.row.place.table {
             Table::Bare => Vec::new(),
             Table::Gpt => vec![(0, sector + copy), (len - copy, copy)],
+            Table::MbrPrimary => vec![(0, sector)],
+            Table::MbrLogical => {
+                let ebrs = self.ebrs(MIB * 3 / 2);
+                assert_eq!(ebrs.len(), 2, "{ebrs:?}");
+                let all = [0].into_iter().chain(ebrs);
+                all.map(|at| (at, sector)).collect()
+            }
         }
+    }
+
+    /// Where the EBRs of the extended partition that starts at `extended` stand.
+    fn ebrs(&self, extended: u64) -> Vec<u64> {
+        let file = File::open(&self.file).unwrap();
+        let mut found = vec![extended];
+        loop {
+            let mut sector = [0; 512];
+            file.read_exact_at(&mut sector, found[found.len() - 1])
+                .unwrap();
+            let link = u32::from_le_bytes(sector[470..474].try_into().unwrap());
+            if link == 0 {
+                return found;
+            }
+            found.push(extended + u64::from(link) * u64::from(self.row.place.sector));
+        }
+    }
+
+    /// Number of the extended partition.
+    pub fn extended(&self) -> Option<u32> {
+        (self.row.place.table == Table::MbrLogical).then_some(2)
     }
 
     /// Number of the partition.
     pub fn number(&self) -> Option<u32> {
         match self.row.place.table {
             Table::Bare => None,
-            Table::Gpt => Some(2),
-        }
-    }
-
-    /// Numbers of all partitions.
-    fn numbers(&self) -> &'static [u32] {
-        match self.row.place.table {
-            Table::Bare => &[],
-            Table::Gpt => &[1, 2, 4],
+            Table::Gpt | Table::MbrPrimary => Some(2),
+            Table::MbrLogical => Some(6),
         }
     }
 
@@ -206,9 +247,19 @@ impl Bed {
         if !self.row.place.is_device {
             return;
         }
+        let parts = self.dump();
         let mut device = self.attach(&[]);
-        if let Some(number) = self.number() {
-            self.node = Some(device.announce(self.numbers(), number));
+        let sector = u64::from(self.row.place.sector);
+        for (number, line) in parts {
+            let (start, mut len) = (field(&line, "start="), field(&line, "size="));
+            if Some(number) == self.extended() {
+                // The kernel shows its first sectors only, so that nothing gets at the others.
+                len = (1024 / sector).max(1);
+            }
+            let node = device.add(number, start * sector, len * sector);
+            if Some(number) == self.number() {
+                self.node = Some(node);
+            }
         }
         self.device = Some(device);
     }
@@ -390,4 +441,11 @@ fn noise(file: &File, start: u64, len: u64, seed: u64) {
         file.write_all_at(&random.bytes(piece), at).unwrap();
         at += piece;
     }
+}
+
+/// A number in a line of `sfdisk -d`.
+pub fn field(line: &str, name: &str) -> u64 {
+    let (_, rest) = line.split_once(name).unwrap();
+    let digits = rest.split(',').next().unwrap();
+    digits.trim().parse().unwrap()
 }

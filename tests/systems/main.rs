@@ -31,14 +31,23 @@ fn workspace() -> tempfile::TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }
 
+/// A file system that several rows can start from. A bare device has one of its own: nothing but
+/// its UUID tells it from another, and a transaction must find its target again.
+type Key = (&'static str, u32, bool);
+
+fn key(row: &Row) -> Key {
+    let is_alone = row.place.table == rows::Table::Bare && row.place.is_device;
+    (row.system.name(), row.place.sector, is_alone)
+}
+
 /// The file systems as they are at first, each made once. `None`: it could not be made.
-type Bases = BTreeMap<(&'static str, u32), OnceLock<Option<PathBuf>>>;
+type Bases = BTreeMap<Key, OnceLock<Option<PathBuf>>>;
 
 /// The file system of a row, with its mail.
 fn base(row: &Row, bases: &Bases, dir: &Path) -> PathBuf {
-    let key = (row.system.name(), row.place.sector);
+    let key = key(row);
     let made = bases[&key].get_or_init(|| {
-        let dir = dir.join(format!("{}-{}", key.0, key.1).replace(' ', "-"));
+        let dir = dir.join(format!("{}-{}-{}", key.0, key.1, key.2).replace(' ', "-"));
         std::fs::create_dir(&dir).unwrap();
         catch_unwind(AssertUnwindSafe(|| {
             make(row.system, row.place.sector, &dir)
@@ -61,10 +70,7 @@ fn make(system: &dyn System, sector: u32, dir: &Path) -> PathBuf {
 /// fails.
 fn travel_all(rows: &[Row]) {
     let dir = workspace();
-    let bases: Bases = rows
-        .iter()
-        .map(|row| ((row.system.name(), row.place.sector), OnceLock::new()))
-        .collect();
+    let bases: Bases = rows.iter().map(|row| (key(row), OnceLock::new())).collect();
     let (next, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
     let workers = std::thread::available_parallelism().map_or(2, usize::from);
     std::thread::scope(|scope| {

@@ -42,17 +42,28 @@ pub enum Table {
     Bare,
     /// A GPT.
     Gpt,
+    /// A primary partition of an MBR.
+    MbrPrimary,
+    /// The last logical partition of an MBR: the extended one must grow with it.
+    MbrLogical,
 }
 
 impl Table {
     /// All of them.
-    pub const ALL: [Table; 2] = [Table::Gpt, Table::Bare];
+    pub const ALL: [Table; 4] = [
+        Table::Gpt,
+        Table::MbrPrimary,
+        Table::MbrLogical,
+        Table::Bare,
+    ];
 
     /// For people.
     pub fn name(self) -> &'static str {
         match self {
             Table::Bare => "none",
             Table::Gpt => "GPT",
+            Table::MbrPrimary => "MBR, primary",
+            Table::MbrLogical => "MBR, logical",
         }
     }
 }
