@@ -8,15 +8,18 @@
 mod image;
 mod support;
 
-use std::path::PathBuf;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use holdfast::export::{Export, How};
 use holdfast::fs::mount::{Job, Kind, Rules, Walk, Work, compare_with, record, run};
 use holdfast::fs::tool::{ToolError, Tools};
 use holdfast::overlay::Overlay;
 use image::{Mounted, blank, populate, sh};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use support::{Bench, Wired};
 
 const MIB: u64 = 1 << 20;
@@ -40,27 +43,12 @@ fn xfs(bench: &Bench) -> PathBuf {
     image
 }
 
-/// Loop devices whose file is, or was, one of ours.
-fn loops() -> String {
-    sh(Command::new("losetup").args(["--list", "--noheadings", "--output", "BACK-FILE"]))
-}
-
-fn nothing_is_left() {
-    for _ in 0..100 {
-        if !loops().contains("/export/disk") {
-            return;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
-    panic!("a loop device is left: {}", loops());
-}
-
 fn on<T>(overlay: &Arc<Overlay>, bench: &Bench, work: impl FnOnce(&Tools<'_>) -> T) -> T {
     let export: Export = bench.export(overlay.clone(), How::Fuse);
     let wired = Wired(&export);
     let done = work(&Tools::new(&wired).with_logs(&bench.logs()));
+    // Fails where the loop device still holds the file.
     export.finish().unwrap();
-    nothing_is_left();
     done
 }
 
@@ -149,4 +137,111 @@ fn a_copy_and_a_file_system_that_is_none_cannot_be_mounted() {
             .to_string()
     });
     assert!(failed.contains("mounting it"), "{failed}");
+}
+
+/// The process that mounts, of the program `parent`.
+fn mounter_of(parent: u32) -> Option<u32> {
+    let wanted = format!("PPid:\t{parent}\n");
+    std::fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .find_map(|entry| {
+            let number = entry.file_name().to_str()?.parse().ok()?;
+            let status = std::fs::read_to_string(entry.path().join("status")).ok()?;
+            let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+            let line = String::from_utf8_lossy(&line).into_owned();
+            (status.contains(&wanted) && line.contains("--do-mounted-job")).then_some(number)
+        })
+}
+
+/// Devices of overlays, also of other tests.
+fn overlay_loops() -> Vec<String> {
+    let said =
+        sh(Command::new("losetup").args(["--list", "--noheadings", "--output", "NAME,BACK-FILE"]));
+    let ours = said.lines().filter(|line| line.contains("/export/disk"));
+    ours.map(|line| line.split_whitespace().next().unwrap().to_string())
+        .collect()
+}
+
+/// Each of these devices is seen detached once: other tests may attach it again.
+fn all_are_let_go(mut devices: Vec<String>, what: &str) {
+    for _ in 0..1200 {
+        let now = overlay_loops();
+        devices.retain(|device| now.contains(device));
+        if devices.is_empty() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    panic!("{what}: left behind: {devices:?}");
+}
+
+/// Either process is killed at moments in the middle of mount, growth and unmount. Nothing stays:
+/// no process, no loop device, no mount. When the one that mounts is killed, the program says that
+/// the rehearsal failed.
+#[test]
+fn nothing_is_left_behind_by_a_kill() {
+    let bench = Bench::new();
+    let image = xfs(&bench);
+    std::fs::File::options()
+        .write(true)
+        .open(&image)
+        .unwrap()
+        .set_len(700 * MIB)
+        .unwrap();
+    let before = support::hash(&image);
+    let state = bench.path("state");
+    let (mut mounted, mut failed) = (0, 0);
+    for moment in 0..24u64 {
+        let what = format!("moment {moment}");
+        let mut program = Command::new(env!("CARGO_BIN_EXE_holdfast"))
+            .args(["plan", "grow", "--rehearse", "--quiet", "--state-dir"])
+            .args([&state, &image])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let parent = program.id();
+        let child = loop {
+            if let Some(child) = mounter_of(parent) {
+                break Some(child);
+            }
+            if program.try_wait().unwrap().is_some() {
+                break None;
+            }
+        };
+        let Some(child) = child else { continue };
+        std::thread::sleep(Duration::from_micros(moment / 2 * 4000));
+        let devices = overlay_loops();
+        mounted += usize::from(!devices.is_empty());
+        let victim = if moment % 2 == 0 { child } else { parent };
+        let _ = kill(Pid::from_raw(victim as i32), Signal::SIGKILL);
+        let status = program.wait().unwrap();
+        failed += usize::from(status.code() == Some(4));
+        for process in [parent, child] {
+            let gone = (0..600).any(|_| {
+                let there = Path::new(&format!("/proc/{process}")).exists();
+                if there {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                !there
+            });
+            assert!(gone, "{what}: process {process} stays");
+        }
+        all_are_let_go(devices, &what);
+        assert_eq!(support::hash(&image), before, "{what}");
+    }
+    assert!(
+        mounted > 8 && failed > 3,
+        "{mounted} {failed}: too little was under way"
+    );
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    assert!(!mounts.contains("xfs") || !mounts.contains(bench.path("").to_str().unwrap()));
+    // And undisturbed it goes through.
+    let done = Command::new(env!("CARGO_BIN_EXE_holdfast"))
+        .args(["plan", "grow", "--rehearse", "--quiet", "--state-dir"])
+        .args([&state, &image])
+        .output()
+        .unwrap();
+    assert!(done.status.success(), "{done:?}");
 }
