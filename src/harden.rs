@@ -63,6 +63,24 @@ fn keep_mounting() -> io::Result<()> {
     Ok(())
 }
 
+/// Says whether this thread, and those that it starts, serve a disk that the kernel may need in
+/// order to free memory. Memory that such a thread asks for is then found without waiting for a
+/// disk, and so not for itself. Needs CAP_SYS_RESOURCE; without it nothing changes.
+pub fn serve_disk(yes: bool) {
+    /// From `linux/prctl.h`.
+    const PR_SET_IO_FLUSHER: libc::c_int = 57;
+    let yes = libc::c_ulong::from(yes);
+    // SAFETY: it takes numbers and touches no memory.
+    unsafe { libc::prctl(PR_SET_IO_FLUSHER, yes, 0, 0, 0) };
+}
+
+/// Keeps what this process has in memory there, as far as it may: whoever serves a disk must not
+/// wait for a page of its own program.
+pub fn stay_in_memory() {
+    // SAFETY: it takes a number and touches no memory.
+    unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT) };
+}
+
 fn give_up() -> io::Result<()> {
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     // Without a terminal there is nothing to push input into, and Ctrl-C reaches us alone.

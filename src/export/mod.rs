@@ -31,6 +31,7 @@ use std::time::Duration;
 
 use crate::disk::Disk;
 use crate::extent::ExtentMap;
+use crate::harden::stay_in_memory;
 use copy::Copy;
 use fuse::Served;
 
@@ -146,6 +147,7 @@ impl Export {
         }
         let open = || OpenOptions::new().read(true).write(true).open(room::FILE);
         let file = self.room.inside(SETTLE, open)?;
+        stay_in_memory();
         command.stdin(file);
         self.room.spawn_beside(command)
     }
