@@ -307,7 +307,7 @@ impl Look {
             Err(FsError::Corrupt(what)) => self.refuse(
                 "damaged-file-system",
                 format!("the file system is damaged: {what}"),
-                "look at it with its own checker first (for ext: `e2fsck -fn`)",
+                "look at it with its own checker first (for ext: `e2fsck -fn`; for NTFS: `chkdsk` in Windows)",
             ),
         }
         Ok(())

@@ -170,7 +170,7 @@ pub(super) fn unreadable(e: FsError) -> Stop {
         FsError::Corrupt(what) => Stop::refused(
             "damaged-file-system",
             format!("the file system is damaged: {what}"),
-            "look at it with its own checker first (for ext: `e2fsck -fn`)",
+            "look at it with its own checker first (for ext: `e2fsck -fn`; for NTFS: `chkdsk` in Windows)",
         ),
         FsError::Unsupported(refusal) => Stop::Refused(vec![refusal]),
     }

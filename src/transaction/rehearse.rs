@@ -423,7 +423,8 @@ pub(super) fn refused_by_tool(e: ToolError, code: &str) -> Stop {
                 "the file system did not pass its own check: {}",
                 e.to_string().trim_end()
             ),
-            "unmount it and repair it with its own tool first (for ext: `e2fsck -f`), after a backup",
+            "unmount it and repair it with its own tool first (for ext: `e2fsck -f`; for NTFS: `chkdsk /f` \
+             in Windows), after a backup",
         ),
     }
 }
