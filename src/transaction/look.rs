@@ -313,7 +313,7 @@ impl Look {
             Err(FsError::Corrupt(what)) => self.refuse(
                 "damaged-file-system",
                 format!("the file system is damaged: {what}"),
-                "look at it with its own checker first (`e2fsck -fn` for ext, `xfs_repair -n` for XFS)",
+                super::planning::LOOK_AT_IT,
             ),
         }
         Ok(())

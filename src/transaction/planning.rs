@@ -162,13 +162,17 @@ fn foreign_metadata(look: &Look, plan: &Plan, own: Option<&str>) -> Result<Vec<R
         .context("looking for other metadata at the ends")?)
 }
 
+/// What to do about a file system that cannot be read.
+pub(super) const LOOK_AT_IT: &str = "look at it with its own checker first (`e2fsck -fn` for ext, \
+     `xfs_repair -n` for XFS, `chkdsk` in Windows for NTFS, `fsck.fat -n` for FAT)";
+
 pub(super) fn unreadable(e: FsError) -> Stop {
     match e {
         FsError::Io(e) => Stop::from(anyhow::Error::from(e).context("reading the file system")),
         FsError::Corrupt(what) => Stop::refused(
             "damaged-file-system",
             format!("the file system is damaged: {what}"),
-            "look at it with its own checker first (`e2fsck -fn` for ext, `xfs_repair -n` for XFS)",
+            LOOK_AT_IT,
         ),
         FsError::Unsupported(refusal) => Stop::Refused(vec![refusal]),
     }

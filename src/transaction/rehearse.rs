@@ -469,7 +469,8 @@ pub(super) fn refused_by_tool(e: ToolError, code: &str) -> Stop {
                 "the file system did not pass its own check: {}",
                 e.to_string().trim_end()
             ),
-            "unmount it and repair it with its own tool first (`e2fsck -f` for ext, `xfs_repair` for XFS), after a backup",
+            "unmount it and repair it with its own tool first (`e2fsck -f` for ext, `xfs_repair` for XFS, \
+             `chkdsk /f` in Windows for NTFS, `fsck.fat` for FAT), after a backup",
         ),
     }
 }

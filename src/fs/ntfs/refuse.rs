@@ -153,7 +153,7 @@ fn in_root(volume: &Volume<'_>, name: &str) -> Result<Option<u64>, FsError> {
         return Err(wrong("its index has blocks of a wrong size"));
     }
     let mut block = vec![0; size as usize];
-    for index in 0..content.len_bytes() / size {
+    for index in 0..volume.solid(file::ROOT, blocks)? / size {
         content.read_at(index * size, &mut block)?;
         // A block that is not in use need not be one.
         if !block.starts_with(b"INDX") || fix_up(&mut block).is_err() {

@@ -139,9 +139,14 @@ impl<'a> Volume<'a> {
             add(&record, &mut runs, from)?.ok_or_else(|| wrong("a part of its map is missing"))?;
             self.set_table(&runs, bytes)?;
         }
-        let mapped = runs.last().map_or(0, Run::end) * self.boot.cluster_bytes;
+        let mapped = runs.last().map_or(0, Run::end);
+        let mapped = mapped.saturating_mul(self.boot.cluster_bytes);
         if bytes > mapped || runs.iter().any(|run| run.lcn.is_none()) {
             return Err(wrong("its map has holes"));
+        }
+        // Runs that lie over each other could make it endless.
+        if bytes > self.part.len_bytes() {
+            return Err(wrong("it is larger than the volume"));
         }
         if runs.first().and_then(|run| run.lcn) != Some(self.boot.mft_lcn) {
             return Err(wrong("it is not where the boot sector says"));
@@ -292,11 +297,32 @@ impl<'a> Volume<'a> {
             .iter()
             .position(|a| a.kind == of_kind && a.name.is_empty())
             .ok_or_else(|| corrupt(number, "it has no bitmap"))?;
+        let attribute = inode.attributes.swap_remove(at);
+        self.solid(number, &attribute)?;
         Ok(Bits {
             volume: self,
-            attribute: inode.attributes.swap_remove(at),
+            attribute,
             chunk: (u64::MAX, Vec::new()),
         })
+    }
+
+    /// The length of a value that is no longer than its clusters, which are no more than the volume
+    /// has: what is read from end to end must have one.
+    ///
+    /// # Errors
+    /// [`FsError::Corrupt`] for a value with holes, or a length that is not there.
+    pub fn solid(&self, number: u64, attribute: &Attribute) -> Result<u64, FsError> {
+        let Form::Outside { runs, sizes } = &attribute.form else {
+            return Ok(self.content(attribute).len_bytes());
+        };
+        let mapped = runs.last().map_or(0, Run::end);
+        let mapped = mapped.saturating_mul(self.boot.cluster_bytes);
+        let is_solid = runs.iter().all(|run| run.lcn.is_some())
+            && sizes.data <= mapped.min(self.part.len_bytes());
+        match is_solid {
+            true => Ok(sizes.data),
+            false => Err(corrupt(number, "a value that is longer than its clusters")),
+        }
     }
 }
 

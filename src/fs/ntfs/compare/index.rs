@@ -40,7 +40,7 @@ impl Comparison<'_> {
         let b = self.after.content(new);
         let (mut one, mut other) = (vec![0; size as usize], vec![0; size as usize]);
         let mut found = None;
-        for index in 0..a.len_bytes().div_ceil(size) {
+        for index in 0..self.before.solid(file::ROOT, old)?.div_ceil(size) {
             a.read_at(index * size, &mut one)?;
             b.read_at(index * size, &mut other)?;
             if one == other {

@@ -20,7 +20,7 @@ use crate::fs::FsError;
 use super::super::boot::{BOOT_BYTES, MIRROR_AT, SECTORS_AT};
 use super::super::bytes::u16_at;
 use super::super::inode::{Attribute, Form};
-use super::super::record::{Sizes, corrupt, kind};
+use super::super::record::{Record, Sizes, corrupt, kind};
 use super::super::refuse::{DIRTY, MOUNTED_BY_OLD};
 use super::super::used;
 use super::super::volume::file;
@@ -123,15 +123,27 @@ impl Comparison<'_> {
         }
     }
 
+    /// Each record of the copy is that of the table. How often either was written does not matter.
     fn mirror(&mut self, old: &Attribute, new: &Attribute) -> Result<(), FsError> {
         const MAX_BYTES: u64 = 1 << 20;
         self.same_sizes(file::MIRROR, old, new);
-        let copy = self.after.content(new).head(MAX_BYTES)?;
-        let mut start = vec![0; copy.len()];
-        self.after.read_runs(&self.after.mft, 0, &mut start)?;
-        if let Some(at) = copy.iter().zip(&start).position(|(a, b)| a != b) {
-            let detail = format!("byte {at} is not that of the $MFT");
-            self.of_attribute("backup-superblock", file::MIRROR, old, detail);
+        let copies = self.after.content(new).head(MAX_BYTES)?;
+        let size = self.after.boot.record_bytes as usize;
+        for (copy, number) in copies.chunks_exact(size).zip(0..self.after.records) {
+            let original = self.after.raw_record(number)?;
+            if copy == original {
+                continue;
+            }
+            let copy = Record::parse(number, copy.to_vec());
+            let original = Record::parse(number, original)?;
+            let is_same = match (copy, original) {
+                (Ok(Some(copy)), Some(original)) => copy.is_same(&original),
+                _ => false,
+            };
+            if !is_same {
+                let detail = format!("its record {number} is not that of the $MFT");
+                self.of_attribute("backup-superblock", file::MIRROR, old, detail);
+            }
         }
         Ok(())
     }
@@ -140,7 +152,7 @@ impl Comparison<'_> {
         const PIECE_BYTES: u64 = 1 << 20;
         self.same_sizes(file::LOG, old, new);
         let content = self.after.content(new);
-        let len = content.len_bytes();
+        let len = self.after.solid(file::LOG, new)?;
         let mut buf = vec![0; PIECE_BYTES as usize];
         for at in (0..len).step_by(PIECE_BYTES as usize) {
             let count = PIECE_BYTES.min(len - at) as usize;
