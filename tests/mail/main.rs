@@ -7,6 +7,7 @@
 
 mod figures;
 mod honest;
+mod offline;
 mod store;
 mod use_case;
 
@@ -23,11 +24,12 @@ fn holdfast(args: &[&str], dir: &Path) -> Output {
 
 /// All findings of a scan, and its summary.
 fn scan(dir: &Path, more: &[&str]) -> (Vec<serde_json::Value>, serde_json::Value, i32) {
-    let root = dir.to_str().unwrap();
-    let output = holdfast(
-        &[&["mail", "scan", root, "--jsonl", "-q"], more].concat(),
-        dir,
-    );
+    scan_with(&[&[dir.to_str().unwrap()], more].concat(), dir)
+}
+
+/// The same with all arguments given, in a directory.
+fn scan_with(args: &[&str], dir: &Path) -> (Vec<serde_json::Value>, serde_json::Value, i32) {
+    let output = holdfast(&[&["mail", "scan", "--jsonl", "-q"], args].concat(), dir);
     let text = String::from_utf8(output.stdout).unwrap();
     let mut findings = Vec::new();
     let mut summary = serde_json::Value::Null;
