@@ -241,7 +241,15 @@ fn every_refusal_code_is_documented_and_every_documented_one_exists() {
     }
     let mut files = Vec::new();
     sources(&root.join("src"), &mut files);
-    let mut used = literals(&files);
+    // What `mail` and its output are about is full of names that are written like codes.
+    let mut mail = Vec::new();
+    sources(&root.join("src/mail"), &mut mail);
+    let others: Vec<String> = files
+        .iter()
+        .filter(|f| !mail.contains(f))
+        .cloned()
+        .collect();
+    let mut used = literals(&others);
     used.extend(first_arguments(&files));
     assert!(used.len() > 80, "the search finds too little: {used:?}");
     let missing: Vec<&String> = used
