@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::blame::BlameArgs;
 use super::mail::MailCommand;
 use crate::fs::tool::PATIENCE;
 use crate::plan::{Level, To};
@@ -265,6 +266,8 @@ pub enum Command {
         #[arg(long, value_name = "ID")]
         confirm: Option<String>,
     },
+    /// Say whose bytes these are: files, directories, structures
+    Blame(BlameArgs),
     /// Find damaged messages in a mail store
     #[command(subcommand)]
     Mail(MailCommand),
@@ -277,6 +280,7 @@ impl Command {
             Command::Check(args)
             | Command::Snapshot { target: args, .. }
             | Command::Verify { target: args, .. } => Some(&args.target),
+            Command::Blame(args) => Some(&args.target.target),
             Command::Plan(PlanCommand::Grow(args) | PlanCommand::Shrink(args)) => {
                 Some(&args.change.target.target)
             }
@@ -309,6 +313,7 @@ impl Command {
             Command::Rollback { .. } => "rollback",
             Command::Prune { .. } => "prune",
             Command::Abandon { .. } => "abandon",
+            Command::Blame(_) => "blame",
             Command::Mail(command) => command.name(),
         }
     }

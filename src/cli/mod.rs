@@ -5,6 +5,7 @@
 
 mod answer;
 mod args;
+mod blame;
 mod files;
 mod mail;
 mod progress;

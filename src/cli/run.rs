@@ -276,6 +276,7 @@ fn run(cli: &Cli, report: &Progress) -> Result<Answer, Stop> {
         }
         Command::Prune { ids, days } => run_prune(&store, ids, *days),
         Command::Abandon { id, confirm } => run_abandon(&store, id, confirm.as_deref(), report),
+        Command::Blame(args) => super::blame::run(args),
         Command::Mail(command) => super::mail::run(command, report),
     }
 }

@@ -173,6 +173,28 @@ impl fmt::Display for Orphan {
     }
 }
 
+/// Whose bytes given bytes of a file system are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Owner {
+    /// A path, escaped, or the name of a structure.
+    pub name: String,
+    /// Which bytes of a file's content they are.
+    pub ranges: Vec<Extent>,
+    /// Whether they, or some of them, are of a file's map or attributes.
+    pub map: bool,
+}
+
+impl Owner {
+    /// A structure of the file system.
+    pub fn structure(name: impl Into<String>) -> Owner {
+        Owner {
+            name: name.into(),
+            ranges: Vec::new(),
+            map: false,
+        }
+    }
+}
+
 /// Why a driver could not answer.
 #[derive(Debug, Error)]
 pub enum FsError {
@@ -406,6 +428,21 @@ pub trait Driver: Send + Sync {
     fn is_about_change(&self, code: &str) -> bool {
         let _ = code;
         false
+    }
+
+    /// As [`Driver::owners`], with the bytes of each file. A driver that does not know them gives
+    /// the names alone.
+    ///
+    /// # Errors
+    /// As [`Driver::owners`].
+    fn owned(
+        &self,
+        part: &dyn DiskRead,
+        extents: &ExtentMap,
+        limit: usize,
+    ) -> Result<Vec<Owner>, FsError> {
+        let names = self.owners(part, extents, limit)?;
+        Ok(names.into_iter().map(Owner::structure).collect())
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod figures;
 mod honest;
+mod offline;
 mod store;
 mod use_case;
 
@@ -23,11 +24,12 @@ fn holdfast(args: &[&str], dir: &Path) -> Output {
 
 /// All findings of a scan, and its summary.
 fn scan(dir: &Path, more: &[&str]) -> (Vec<serde_json::Value>, serde_json::Value, i32) {
-    let root = dir.to_str().unwrap();
-    let output = holdfast(
-        &[&["mail", "scan", root, "--jsonl", "-q"], more].concat(),
-        dir,
-    );
+    scan_with(&[&[dir.to_str().unwrap()], more].concat(), dir)
+}
+
+/// The same with all arguments given, in a directory.
+fn scan_with(args: &[&str], dir: &Path) -> (Vec<serde_json::Value>, serde_json::Value, i32) {
+    let output = holdfast(&[&["mail", "scan", "--jsonl", "-q"], args].concat(), dir);
     let text = String::from_utf8(output.stdout).unwrap();
     let mut findings = Vec::new();
     let mut summary = serde_json::Value::Null;
@@ -49,4 +51,19 @@ fn scan(dir: &Path, more: &[&str]) -> (Vec<serde_json::Value>, serde_json::Value
 
 fn temporary() -> tempfile::TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+/// Writes a store for measurements: `HOLDFAST_MAIL_STORE=DIR HOLDFAST_MAIL_MESSAGES=200000 cargo test
+/// --release --test mail -- --ignored`.
+#[test]
+#[ignore = "writes where it is told to"]
+fn a_store_for_measurements() {
+    let root = std::env::var("HOLDFAST_MAIL_STORE").unwrap();
+    let count = std::env::var("HOLDFAST_MAIL_MESSAGES").map_or(1000, |n| n.parse().unwrap());
+    let mut seed = honest::Seed(1);
+    // A thousand at a time: all of them need not be in memory.
+    for part in 0..u64::div_ceil(count, 1000) {
+        let dir = Path::new(&root).join(format!("u{part}/Maildir"));
+        store::write(&dir, store::Kind::Maildir, count.min(1000), &mut seed);
+    }
 }
