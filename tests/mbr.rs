@@ -87,8 +87,14 @@ fn an_image_gets_longer_with_its_last_partition() {
             let new = dump(&image);
             let last = new.last().unwrap();
             assert_eq!(size(last), 17 * MIB / 512);
+            let around = &done.document["result"]["plan"]["extended"];
             if layout == "logical" {
-                assert_eq!(size(&new[1]), (20 * MIB - 3 * MIB / 2) / 512);
+                let bytes = 20 * MIB - 3 * MIB / 2;
+                assert_eq!(size(&new[1]), bytes / 512);
+                assert_eq!(around["number"], 2);
+                assert_eq!(around["length"]["new"], bytes, "the plan says so");
+            } else {
+                assert!(around.is_null(), "{around}");
             }
             assert_eq!(old.len(), new.len());
             run("sfdisk", &["--verify", text(&image)]);
@@ -247,31 +253,8 @@ fn a_kill_at_each_write_of_an_unaligned_one() {
         let name = text(&image).to_string();
         let before = fs::read(&image).unwrap();
         let args = old.args(&name, "grow", "max");
-        let killed = |nth: usize| {
-            let inject = format!("inject=pwrite64:signal=SIGKILL:when={nth}");
-            let strace = [
-                "-qq",
-                "-o",
-                "/dev/null",
-                "-P",
-                &name,
-                "-e",
-                "trace=pwrite64",
-            ];
-            let status = Command::new("strace")
-                .args(strace)
-                .args(["-e", &inject, env!("CARGO_BIN_EXE_holdfast")])
-                .args(&args)
-                .args(["--quiet", "--state-dir", text(&old.scene.path("state"))])
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .status()
-                .unwrap();
-            assert!(status.success() || status.code().is_none(), "{status}");
-            !status.success()
-        };
         let mut nth = 1;
-        while killed(nth) {
+        while killed(&old.scene, nth, &args[..args.len() - 1], &image) {
             let recover: &[&str] = match nth % 2 {
                 0 => &["recover"],
                 _ => &["recover", "--forward"],
@@ -307,6 +290,113 @@ fn transaction_of(scene: &Scene) -> String {
         .as_str()
         .unwrap_or_else(|| panic!("{status:#?}"))
         .to_string()
+}
+
+/// The ordinary case on a device: another logical partition is mounted and written to. And while a
+/// transaction is under way, nothing else on the disk may be changed: they share the table.
+#[test]
+fn a_neighbour_may_be_mounted() {
+    if !root() {
+        return;
+    }
+    let options = ["--layout", "logical", "--fs", "8M", "--disk", "20M"];
+    let scene = Scene::new("small-gpt", &[&options[..], &["--messages", "20"]].concat());
+    run(
+        "sfdisk",
+        &["-q", "--disk-id", text(&scene.image()), "0x7e57d15e"],
+    );
+    let mut device = Loop::attach(&scene.image(), 512);
+    let neighbour = device.add(5, 7 * MIB / 4, MIB);
+    let node = device.add(6, 3 * MIB, 8 * MIB);
+    run("mke2fs", &["-q", "-F", text(&neighbour)]);
+    let mounted = Mounted::on(&scene.path("mounted"), &neighbour);
+    fs::write(mounted.0.join("file"), "before").unwrap();
+    let done = scene.holdfast(&[
+        "grow",
+        text(&node),
+        "--to",
+        "max",
+        "--verify",
+        "all",
+        "--yes",
+    ]);
+    done.assert(0, "done", "beside a mounted neighbour");
+    fs::write(mounted.0.join("file"), "meanwhile").unwrap();
+    let back = scene.holdfast(&["rollback", "--yes", transaction(&done)]);
+    back.assert(0, "done", "back beside it");
+    assert_eq!(device.kernel_bytes(6), 8 * MIB);
+    drop(mounted);
+    run("e2fsck", &["-fn", text(&neighbour)]);
+    let mounted = Mounted::on(&scene.path("mounted"), &neighbour);
+    let found = fs::read_to_string(mounted.0.join("file")).unwrap();
+    assert_eq!(found, "meanwhile");
+    drop(mounted);
+    kill_at(
+        &scene,
+        4,
+        &["grow", text(&node), "--to", "max"],
+        device.node.as_path(),
+    );
+    let refused = scene.holdfast(&["grow", text(&neighbour), "--to", "max", "--yes"]);
+    assert_eq!(refused.refusals()[0].0, "recovery-needed", "{refused:#?}");
+    assert_eq!(scene.holdfast(&["recover"]).code, 0);
+    let plan = scene.holdfast(&["plan", "shrink", text(&neighbour), "--to", "900KiB"]);
+    assert_ne!(plan.code, 8, "{plan:#?}");
+}
+
+/// A mount, unmounted when dropped.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn on(point: &Path, device: &Path) -> Mounted {
+        fs::create_dir_all(point).unwrap();
+        run("mount", &[text(device), text(point)]);
+        Mounted(point.into())
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+/// Runs a change and kills it at its `nth` write to `target`.
+fn kill_at(scene: &Scene, nth: usize, args: &[&str], target: &Path) {
+    assert!(
+        killed(scene, nth, args, target),
+        "it ended before write {nth}"
+    );
+}
+
+/// The same; `false` where it ended before that.
+fn killed(scene: &Scene, nth: usize, args: &[&str], target: &Path) -> bool {
+    let inject = format!("inject=pwrite64:signal=SIGKILL:when={nth}");
+    let strace = [
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-e",
+        "trace=pwrite64",
+        "-e",
+        &inject,
+    ];
+    let status = Command::new("strace")
+        .args(strace)
+        .args(["-P", text(target), env!("CARGO_BIN_EXE_holdfast")])
+        .args(args)
+        .args([
+            "--yes",
+            "--quiet",
+            "--state-dir",
+            text(&scene.path("state")),
+        ])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success() || status.code().is_none(), "{status}");
+    !status.success()
 }
 
 /// A device is known by the signature of its disk, and by all else; never by its name.
@@ -364,17 +454,7 @@ fn recovery_finds_its_target_without_the_table() {
     let before = fs::read(&image).unwrap();
     let name = text(&image);
     // The gate is the first write, sector 0 the second.
-    let strace = ["-qq", "-o", "/dev/null", "-P", name, "-e", "trace=pwrite64"];
-    let killed = Command::new("strace")
-        .args(strace)
-        .args(["-e", "inject=pwrite64:signal=SIGKILL:when=3"])
-        .arg(env!("CARGO_BIN_EXE_holdfast"))
-        .args(["grow", name, "-p", "6", "--to", "max", "--yes", "--quiet"])
-        .args(["--state-dir", text(&scene.path("state"))])
-        .stdin(Stdio::null())
-        .status()
-        .unwrap();
-    assert_eq!(killed.code(), None, "killed");
+    kill_at(&scene, 3, &["grow", name, "-p", "6", "--to", "max"], &image);
     let now = fs::read(&image).unwrap();
     assert!(now[..512] != before[..512], "sector 0 was written");
     let file = File::options().write(true).open(&image).unwrap();

@@ -288,3 +288,113 @@ fn an_mbr_reaches_no_further_than_32_bits() {
     );
     assert!(mbr.notes()[0].contains("1 TiB"), "{:?}", mbr.notes());
 }
+
+/// A layout that nobody chose, as a script: primary partitions, and logical ones in an extended one.
+fn made_up(random: &mut Random) -> String {
+    let mut script = String::from("label: dos\nunit: sectors\n");
+    let mut at = 2048 + random.below(3000);
+    let (extended, logical) = (1 + random.below(4), 1 + random.below(5));
+    for number in 1..=4 {
+        let len = 1 + random.below(9000);
+        if number == extended {
+            let start = at;
+            let mut lines = String::new();
+            at += 64 + random.below(100);
+            for n in 5..5 + logical {
+                let len = 1 + random.below(5000);
+                lines += &format!("{n} : start={at}, size={len}, type=83\n");
+                // Room for the next EBR, which sfdisk puts somewhere in it.
+                at += len + 2048 + random.below(4000);
+            }
+            at -= random.below(2000);
+            let len = at - start;
+            script += &format!("{number} : start={start}, size={len}, type=5\n{lines}");
+        } else if random.below(3) > 0 {
+            script += &format!("{number} : start={at}, size={len}, type=83\n");
+            at += len;
+        }
+        at += 1 + random.below(3000);
+    }
+    script
+}
+
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) % bound
+    }
+}
+
+/// We read what sfdisk reads of each, and what we make of it is right for sfdisk: the planned lines
+/// differ, and no others. `HOLDFAST_SEED` is the first one.
+#[test]
+fn layouts_that_nobody_chose() {
+    let first = std::env::var("HOLDFAST_SEED")
+        .ok()
+        .and_then(|s| s.parse().ok());
+    let first: u64 = first.unwrap_or(1);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("disk.img");
+    let name = path.to_str().unwrap();
+    let lines = || -> Vec<(u32, u64, u64)> {
+        let text = run("sfdisk", &["-d", name], "");
+        let line = |l: &str| {
+            let (number, rest) = l.strip_prefix(name)?.split_once(" : start=")?;
+            let (start, rest) = rest.split_once(", size=")?;
+            let size = rest.split(',').next()?.trim();
+            Some((
+                number.trim().parse().ok()?,
+                start.trim().parse().ok()?,
+                size.parse().ok()?,
+            ))
+        };
+        text.lines().filter_map(line).collect()
+    };
+    let mut edits = 0;
+    for seed in first..first + 30 {
+        let mut random = Random(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+        std::fs::write(&path, vec![0; DISK_BYTES as usize]).unwrap();
+        let script = made_up(&mut random);
+        run("sfdisk", &["-q", "--wipe=never", name], &script);
+        let bytes = std::fs::read(&path).unwrap();
+        let mbr = mbr(bytes.clone(), 512);
+        let before = lines();
+        let ours: Vec<(u32, u64, u64)> = mbr
+            .all_partitions()
+            .iter()
+            .map(|p| (p.number, p.first_lba, p.sectors))
+            .collect();
+        assert_eq!(ours, before, "seed {seed}: {script}");
+        let slots = mbr.partitions();
+        let slot = &slots[random.below(slots.len() as u64) as usize];
+        let room = mbr.room(slot.number, DISK_BYTES).unwrap().last_lba;
+        let last = match random.below(2) {
+            0 => room,
+            _ => slot.first_lba + random.below(room + 1 - slot.first_lba),
+        };
+        let disk = MemoryDisk::fixed(bytes.clone());
+        let mut after = bytes;
+        for w in mbr.edit(&disk, slot.number, last, DISK_BYTES).unwrap() {
+            after[w.offset as usize..][..w.data.len()].copy_from_slice(&w.data);
+        }
+        std::fs::write(&path, after).unwrap();
+        let text = run("sfdisk", &["--verify", name], "");
+        assert!(text.contains("No errors detected"), "seed {seed}: {text}");
+        let widened = mbr.widened(slot.number, last);
+        let planned: Vec<(u32, u64, u64)> = before
+            .iter()
+            .map(|&(number, start, size)| match widened {
+                _ if number == slot.number => (number, start, last + 1 - start),
+                Some((around, _, then)) if number == around => (number, start, then.len / 512),
+                _ => (number, start, size),
+            })
+            .collect();
+        assert_eq!(lines(), planned, "seed {seed}");
+        edits += u64::from(planned != before);
+    }
+    assert!(edits > 15, "{edits} edits changed something");
+}

@@ -77,6 +77,9 @@ pub fn plan(plan: &Plan) -> String {
     if let Some(number) = plan.partition_number {
         sizes.push((format!("partition {number}"), plan.partition));
     }
+    if let Some(around) = plan.extended {
+        sizes.push((format!("extended {}", around.number), around.length));
+    }
     sizes.push((plan.file_system.clone(), plan.file_system_size));
     for (name, change) in sizes {
         let arrow = if change.current == change.new {

@@ -93,6 +93,15 @@ pub struct Change {
     pub new: u64,
 }
 
+/// A partition that holds others, and must become larger with the one that grows in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Around {
+    /// Its number.
+    pub number: u32,
+    /// Its length.
+    pub length: Change,
+}
+
 /// A step of a plan, for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanStep {
@@ -141,6 +150,9 @@ pub struct Plan {
     pub partition_start: u64,
     /// Length of the partition.
     pub partition: Change,
+    /// The extended partition of an MBR, where it must grow too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub extended: Option<Around>,
     /// `ext4`, …
     pub file_system: String,
     /// Its UUID.
@@ -266,6 +278,7 @@ pub fn plan(request: &Request, facts: &Facts<'_>) -> Verdict {
             current: facts.partition.len,
             new: placement.partition.len,
         },
+        extended: around(&placement, facts),
         file_system: facts.file_system.kind.clone(),
         uuid: facts.file_system.uuid.clone(),
         label: facts.file_system.label.clone(),
@@ -280,6 +293,20 @@ pub fn plan(request: &Request, facts: &Facts<'_>) -> Verdict {
         estimate,
         fingerprint: facts.fingerprint.clone(),
     }))
+}
+
+/// The extended partition, where the new end lies behind its own.
+fn around(placement: &Placement, facts: &Facts<'_>) -> Option<Around> {
+    let (table, number) = facts.table?;
+    let last_lba = (placement.partition.end() / facts.sector_bytes).checked_sub(1)?;
+    let (number, before, after) = table.widened(number, last_lba)?;
+    Some(Around {
+        number,
+        length: Change {
+            current: before.len,
+            new: after.len,
+        },
+    })
 }
 
 /// A refusal that stands against a change, but not against finding that none is needed: a script
@@ -393,11 +420,15 @@ fn steps(placement: &Placement, facts: &Facts<'_>) -> Vec<PlanStep> {
     if let Some((_, number)) = facts.table
         && placement.table_changes
     {
-        steps.push(step(
-            "table",
-            format!("give partition {number} its new end, on the overlay"),
-            false,
-        ));
+        let what = match around(placement, facts) {
+            Some(around) => format!(
+                "give partition {number} its new end, and the extended partition {} around it, on \
+                 the overlay",
+                around.number
+            ),
+            None => format!("give partition {number} its new end, on the overlay"),
+        };
+        steps.push(step("table", what, false));
     }
     let size = Bytes(placement.file_system_bytes);
     steps.push(step(

@@ -74,6 +74,11 @@ pub trait Table: Debug {
     /// no such partition, or where the table does not fit on such a disk.
     fn room(&self, number: u32, disk_len_bytes: u64) -> Option<Room>;
 
+    /// The partition around partition `number` that must become larger where that one is to end at
+    /// `new_last_lba`: its number, and its bytes now and then. `None` where there is none, or where
+    /// it has the room.
+    fn widened(&self, number: u32, new_last_lba: u64) -> Option<(u32, Extent, Extent)>;
+
     /// The bytes that the table owns, now and on a disk of `disk_len_bytes`.
     fn table_extents(&self, disk_len_bytes: u64) -> ExtentMap;
 

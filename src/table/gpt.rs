@@ -243,6 +243,10 @@ impl Table for Gpt {
         })
     }
 
+    fn widened(&self, _number: u32, _new_last_lba: u64) -> Option<(u32, Extent, Extent)> {
+        None
+    }
+
     fn table_extents(&self, disk_len_bytes: u64) -> ExtentMap {
         Gpt::table_extents(self, disk_len_bytes)
     }

@@ -63,7 +63,7 @@ fn the_disk_is_good_before_it_is_damaged() {
     let said = bench.run(&["plan", "grow", image.to_str().unwrap(), "--to", "7MiB"]);
     assert_eq!(said.code, 0, "{}{}", said.stdout, said.stderr);
     assert!(
-        said.stdout.contains("MBR, 2 primary and 2 logical"),
+        said.stdout.contains("MBR, 3 partitions, 2 of them logical"),
         "{}",
         said.stdout
     );

@@ -80,7 +80,7 @@ fn change(
         return set_last_lba(sector, primary_slot(part)?, 0, new_last_lba);
     };
     let extended = mbr.extended()?;
-    if extended.last_lba() < new_last_lba {
+    if mbr.widened(part.number, new_last_lba).is_some() {
         let (_, sector) = sectors.first_mut()?;
         set_last_lba(sector, primary_slot(extended)?, 0, new_last_lba)?;
     }

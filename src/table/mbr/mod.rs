@@ -120,12 +120,8 @@ impl Mbr {
 
     /// What begins behind `part`: where, and whose it is.
     fn next_behind(&self, part: &MbrPartition) -> Option<(u64, u32)> {
-        let is_logical = self.chain.place(part.number).is_some();
-        let partitions = self
-            .partitions
-            .iter()
-            .filter(|p| !(is_logical && p.is_extended()))
-            .map(|p| (p.first_lba, p.number));
+        // The extended partition around a logical one begins before it.
+        let partitions = self.partitions.iter().map(|p| (p.first_lba, p.number));
         let extended = self.extended().map_or(0, |e| e.number);
         let ebrs = self.chain.ebrs().iter();
         let ebrs = ebrs.map(|e| (e.lba, e.partition().map_or(extended, |p| p.number)));
@@ -142,9 +138,14 @@ impl Table for Mbr {
     }
 
     fn state(&self) -> String {
-        let logical = self.chain.partitions().count();
-        let primary = self.partitions.len() - logical;
-        format!("MBR, {primary} primary and {logical} logical partitions")
+        let data = self.partitions.iter().filter(|p| !p.is_extended());
+        match self.chain.partitions().count() {
+            0 => format!("MBR, {} partitions", data.count()),
+            logical => format!(
+                "MBR, {} partitions, {logical} of them logical",
+                data.count()
+            ),
+        }
     }
 
     fn sector_bytes(&self) -> u64 {
@@ -204,6 +205,16 @@ impl Table for Mbr {
             }
         }
         Some(room)
+    }
+
+    fn widened(&self, number: u32, new_last_lba: u64) -> Option<(u32, Extent, Extent)> {
+        self.chain.place(number)?;
+        let around = self.extended().filter(|e| e.last_lba() < new_last_lba)?;
+        let bytes = |last_lba: u64| {
+            let [start, end] = [around.first_lba, last_lba + 1].map(|n| n * self.sector_bytes());
+            Extent::from_range(start, end)
+        };
+        Some((around.number, bytes(around.last_lba()), bytes(new_last_lba)))
     }
 
     fn table_extents(&self, _disk_len_bytes: u64) -> ExtentMap {
