@@ -8,6 +8,7 @@
 
 pub mod ext;
 pub mod mount;
+pub mod ntfs;
 pub mod signature;
 pub mod tool;
 pub mod xfs;
@@ -28,7 +29,7 @@ use crate::units::{Bytes, escape};
 /// What a driver read from a superblock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observed {
-    /// `ext2`, `ext3`, `ext4`, `xfs`.
+    /// `ext2`, `ext3`, `ext4`, `xfs`, `ntfs`.
     pub kind: String,
     /// As `blkid` prints it.
     pub uuid: String,
@@ -168,6 +169,28 @@ impl fmt::Display for Orphan {
         match self.links {
             0 => write!(f, "{} ({size}) is deleted", self.object),
             _ => write!(f, "{} is cut to {size}", self.object),
+        }
+    }
+}
+
+/// Whose bytes given bytes of a file system are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Owner {
+    /// A path, escaped, or the name of a structure.
+    pub name: String,
+    /// Which bytes of a file's content they are.
+    pub ranges: Vec<Extent>,
+    /// Whether they, or some of them, are of a file's map or attributes.
+    pub map: bool,
+}
+
+impl Owner {
+    /// A structure of the file system.
+    pub fn structure(name: impl Into<String>) -> Owner {
+        Owner {
+            name: name.into(),
+            ranges: Vec::new(),
+            map: false,
         }
     }
 }
@@ -388,11 +411,44 @@ pub trait Driver: Send + Sync {
         extents: &ExtentMap,
         limit: usize,
     ) -> Result<Vec<String>, FsError>;
+
+    /// What a resize leaves behind that a person should know before it, one sentence each.
+    fn consequences(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// The name of the signature that this file system has at the end of its own partition: no
+    /// metadata of somebody else.
+    fn own_tail(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// Whether a refusal with this code stands against a change alone, and not against finding that
+    /// none is needed: it is about how the file system was left, and its sizes are certain.
+    fn is_about_change(&self, code: &str) -> bool {
+        let _ = code;
+        false
+    }
+
+    /// As [`Driver::owners`], with the bytes of each file. A driver that does not know them gives
+    /// the names alone.
+    ///
+    /// # Errors
+    /// As [`Driver::owners`].
+    fn owned(
+        &self,
+        part: &dyn DiskRead,
+        extents: &ExtentMap,
+        limit: usize,
+    ) -> Result<Vec<Owner>, FsError> {
+        let names = self.owners(part, extents, limit)?;
+        Ok(names.into_iter().map(Owner::structure).collect())
+    }
 }
 
 /// All drivers, in the order in which they are asked.
 pub fn drivers() -> &'static [&'static dyn Driver] {
-    &[&ext::Ext, &xfs::Xfs]
+    &[&ext::Ext, &xfs::Xfs, &ntfs::Ntfs]
 }
 
 /// The driver of this name.

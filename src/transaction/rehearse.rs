@@ -236,10 +236,10 @@ impl Stage<'_> {
     }
 
     fn edit_table(&self, upper: &Arc<Overlay>) -> Result<(), Stop> {
-        let Some((gpt, number)) = self.bench.look.gpt() else {
+        let Some((table, number)) = self.bench.look.chosen() else {
             return Ok(());
         };
-        let writes = gpt
+        let writes = table
             .edit(
                 &*self.bench.look.disk,
                 number,
@@ -313,14 +313,15 @@ impl Stage<'_> {
         let mut rejections = Vec::new();
         let mut tables = ExtentMap::new();
         let mut neighbours = ExtentMap::new();
-        if let Some((gpt, number)) = self.bench.look.gpt() {
+        if let Some((table, number)) = self.bench.look.chosen() {
             rejections.extend(
-                check::table(gpt, &*upper, number, self.last_lba())
+                check::table(table, &*upper, number, self.last_lba())
                     .context("reading the table of the result")?,
             );
-            tables = gpt.table_extents(self.plan.disk.new);
-            let others = gpt.partitions().iter().filter(|p| p.number != number);
-            neighbours = others.filter_map(|p| gpt.extent(p.number)).collect();
+            tables = table.table_extents(self.plan.disk.new);
+            let slots = table.partitions();
+            let others = slots.iter().filter(|p| p.number != number);
+            neighbours = others.filter_map(|p| table.extent(p.number)).collect();
         }
         allowed = allowed.union(&tables);
         let touched = lower.changed().union(&upper.changed());
@@ -468,7 +469,8 @@ pub(super) fn refused_by_tool(e: ToolError, code: &str) -> Stop {
                 "the file system did not pass its own check: {}",
                 e.to_string().trim_end()
             ),
-            "unmount it and repair it with its own tool first (`e2fsck -f` for ext, `xfs_repair` for XFS), after a backup",
+            "unmount it and repair it with its own tool first (`e2fsck -f` for ext, `xfs_repair` for XFS, \
+             `chkdsk /f` in Windows for NTFS, `fsck.fat` for FAT), after a backup",
         ),
     }
 }
