@@ -40,7 +40,7 @@ fn xfs(bench: &Bench) -> PathBuf {
     let image = bench.path("image");
     blank(&image, 320 * MIB);
     sh(Command::new("mkfs.xfs").args(["-q", "-f"]).arg(&image));
-    let mounted = Mounted::at(&image, 0, "noatime");
+    let mounted = Mounted::at(&image, 0, "nouuid,noatime");
     populate(mounted.path());
     drop(mounted);
     image
@@ -94,7 +94,7 @@ fn what_differs_is_named() {
         record(WALK, tools, &mut spill).unwrap();
     });
     {
-        let mounted = Mounted::at(&image, 0, "noatime");
+        let mounted = Mounted::at(&image, 0, "nouuid,noatime");
         let path = |name: &str| mounted.path().join(name);
         std::fs::remove_file(path("many/message 7 with a name that is long")).unwrap();
         std::fs::write(path("dir0/new"), "new").unwrap();
@@ -317,7 +317,7 @@ fn little_memory_is_no_deadlock() {
     blank(&image, 500 * MIB);
     sh(Command::new("mkfs.xfs").args(["-q", "-f"]).arg(&image));
     {
-        let mounted = Mounted::at(&image, 0, "noatime");
+        let mounted = Mounted::at(&image, 0, "nouuid,noatime");
         let content = image::bytes(6000, 1);
         for n in 0..9000 {
             let dir = mounted.path().join(format!("dir{}", n / 200));

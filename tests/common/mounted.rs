@@ -83,7 +83,17 @@ pub fn populate(root: &Path) {
     }
     let large = File::create(root.join("large")).unwrap();
     for at in 0..16u64 {
-        large.write_all_at(&bytes(1 << 19, at), at << 19).unwrap();
+        large
+            .write_all_at(&bytes(1 << 19, 5000 + at), at << 19)
+            .unwrap();
+    }
+    // More pieces than an inode has room for.
+    fs::create_dir_all(root.join("dir5/below")).unwrap();
+    let pieces = File::create(root.join("dir5/below/pieces")).unwrap();
+    for at in 0..300u64 {
+        pieces
+            .write_all_at(&bytes(4096, 7000 + at), at << 14)
+            .unwrap();
     }
     symlink("dir1/file1", root.join("link")).unwrap();
     symlink("x".repeat(900), root.join("long link")).unwrap();

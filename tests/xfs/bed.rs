@@ -45,7 +45,7 @@ pub fn template(shape: &Shape) -> PathBuf {
     if place.is_none() {
         make(&path, shape.options);
         if shape.grow == Expect::Done {
-            let mounted = Mounted::at(&path, 0, "noatime");
+            let mounted = Mounted::at(&path, 0, "nouuid,noatime");
             populate(mounted.path());
         }
         made.push(shape.options);

@@ -33,19 +33,15 @@ fn put(at: u64, bytes: &[u8]) -> String {
 }
 
 /// Where this content lies in an image that the file is in.
-fn place_of(image: &Path, content: &[u8]) -> u64 {
-    let file = File::open(image).unwrap();
-    let mut block = vec![0; 4096];
-    (0..NOW / 4096)
-        .find(|n| {
-            file.read_exact_at(&mut block, n * 4096).unwrap();
-            block.starts_with(content)
-        })
-        .unwrap()
-        * 4096
+pub fn place_of(image: &Path, content: &[u8]) -> u64 {
+    let bytes = std::fs::read(image).unwrap();
+    let found = (0..bytes.len())
+        .step_by(1024)
+        .find(|&at| bytes[at..].starts_with(content));
+    found.unwrap() as u64
 }
 
-fn inode_of(image: &Path, name: &str) -> u64 {
+pub fn inode_of(image: &Path, name: &str) -> u64 {
     let mounted = super::image::Mounted::at(image, 0, "ro,norecovery,nouuid");
     std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(mounted.path().join(name)).unwrap())
 }
@@ -57,7 +53,7 @@ fn a_checker_that_does_harm_is_found_out() {
     }
     for shape in [rows::PLAIN, rows::SHAPES[3]] {
         let base = template(&shape);
-        let place = place_of(&base, &super::image::bytes(1 << 19, 5)[..64]);
+        let place = place_of(&base, &super::image::bytes(1 << 19, 5005)[..64]);
         let inode = inode_of(&base, "dir3/file3");
         let dir_inode = inode_of(&base, "dir3");
         let old_superblock = {
@@ -181,6 +177,53 @@ fn a_checker_that_does_harm_is_found_out() {
         // And without harm it is done.
         bed.program("xfs_repair", &checker(":"));
         bed.grow(MORE).assert("done", 0);
+    }
+}
+
+/// The same during a replay of the log, of which nobody knows beforehand what it will write.
+#[test]
+fn a_checker_that_does_harm_behind_a_replay_is_found_out() {
+    if !is_root() {
+        return;
+    }
+    let dir = workspace();
+    let template = template(&rows::PLAIN);
+    let place = place_of(&template, &super::image::bytes(1 << 19, 5005)[..64]);
+    let base = dir.path().join("base");
+    super::bed::copy(&template, &base);
+    super::crash(&base);
+    let row = rows::Row {
+        shape: rows::PLAIN,
+        place: rows::Place::Bare,
+        sector: 512,
+    };
+    let bed = Bed::make(dir.path(), row, &base);
+    let keep = bed.keep();
+    let at_once = |harm: &str| {
+        format!(
+            "#!/bin/sh\nfor file; do :; done\n[ \"$1\" = -V ] && exec /usr/sbin/xfs_repair -V\n{harm}\nexit 0"
+        )
+    };
+    for (name, harm, code) in [
+        ("a byte of a file", put(place + 77, b"\0"), "replay-differs"),
+        (
+            "behind the file system",
+            put(NOW + MIB, b"stray"),
+            "write-outside",
+        ),
+        (
+            "between the headers and the first block",
+            put(3000, b"stray"),
+            "replay-differs",
+        ),
+    ] {
+        bed.program("xfs_repair", &at_once(&harm));
+        let said = bed.grow(MORE);
+        assert!(
+            said.code == 4 && said.codes().contains(&code),
+            "{name}: {said:#?}"
+        );
+        bed.assert_same(&keep);
     }
 }
 

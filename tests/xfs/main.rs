@@ -180,6 +180,25 @@ fn the_table_has_every_shape_and_every_place() {
     );
 }
 
+/// Uses the file system in `base`, and stops its machine in the middle of that.
+fn crash(base: &Path) {
+    let mounted = Mounted::at(base, 0, "nouuid,noatime");
+    let root = mounted.path();
+    for n in 0..300 {
+        fs::create_dir(root.join(format!("last-{n}"))).unwrap();
+        fs::write(root.join(format!("last-{n}/message")), vec![n as u8; 9000]).unwrap();
+    }
+    fs::remove_dir_all(root.join("dir6")).unwrap();
+    let open = fs::File::create(root.join("open")).unwrap();
+    open.set_len(1 << 20).unwrap();
+    fs::remove_file(root.join("open")).unwrap();
+    // The log is written, and nothing after it.
+    sh(Command::new("xfs_io")
+        .args(["-x", "-c", "shutdown -f"])
+        .arg(root));
+    drop(open);
+}
+
 /// A machine that stopped: the log waits, files were deleted while they were open.
 #[test]
 fn a_log_is_replayed_first() {
@@ -189,26 +208,10 @@ fn a_log_is_replayed_first() {
     let dir = workspace();
     let base = dir.path().join("base");
     bed::copy(&template(&rows::PLAIN), &base);
-    {
-        let mounted = Mounted::at(&base, 0, "noatime");
-        let root = mounted.path();
-        for n in 0..300 {
-            fs::create_dir(root.join(format!("last-{n}"))).unwrap();
-            fs::write(root.join(format!("last-{n}/message")), vec![n as u8; 9000]).unwrap();
-        }
-        fs::remove_dir_all(root.join("dir6")).unwrap();
-        let open = fs::File::create(root.join("open")).unwrap();
-        open.set_len(1 << 20).unwrap();
-        fs::remove_file(root.join("open")).unwrap();
-        // SAFETY of the test: nothing is written back after this but the log.
-        sh(Command::new("xfs_io")
-            .args(["-x", "-c", "shutdown -f"])
-            .arg(root));
-        drop(open);
-    }
+    crash(&base);
     let replayed = dir.path().join("replayed");
     bed::copy(&base, &replayed);
-    drop(Mounted::at(&replayed, 0, "noatime"));
+    drop(Mounted::at(&replayed, 0, "nouuid,noatime"));
     let files = account(&replayed);
     assert!(files.contains("last-299/message") && !files.contains("./dir6"));
     let row = Row {
@@ -290,6 +293,85 @@ fn what_cannot_be_done_is_refused_by_name() {
         let said = bed.grow(MOST);
         said.assert("refused", 3);
         assert!(said.codes().contains(&code), "byte {at}: {said:#?}");
+        bed.assert_same(&keep);
+    }
+}
+
+/// Where a replay cannot be followed, it is not made.
+#[test]
+fn a_replay_that_cannot_be_followed_is_refused() {
+    if !is_root() {
+        return;
+    }
+    let dir = workspace();
+    let shape = *rows::SHAPES
+        .iter()
+        .find(|s| s.options == "-n size=65536")
+        .unwrap();
+    let base = dir.path().join("base");
+    bed::copy(&template(&shape), &base);
+    crash(&base);
+    let row = Row {
+        shape,
+        place: rows::Place::Bare,
+        sector: 512,
+    };
+    let bed = Bed::make(dir.path(), row, &base);
+    let keep = bed.keep();
+    let said = bed.grow(MOST);
+    said.assert("refused", 3);
+    assert_eq!(said.codes(), ["xfs-log-not-clean"]);
+    bed.assert_same(&keep);
+}
+
+/// Quotas stay on, with all that was counted. A mount that does not ask for them turns them off;
+/// a kernel that knows no quotas must not be asked to grow such a file system at all.
+#[test]
+fn a_quota_stays_on() {
+    if !is_root() {
+        return;
+    }
+    let dir = workspace();
+    let base = dir.path().join("base");
+    bed::copy(&template(&rows::PLAIN), &base);
+    let point = dir.path().join("point");
+    fs::create_dir(&point).unwrap();
+    let mounted = Command::new("mount")
+        .args(["-o", "loop,nouuid,uquota,gqnoenforce,pquota"])
+        .args([&base, &point])
+        .output()
+        .unwrap();
+    let kernel_can = mounted.status.success();
+    match kernel_can {
+        true => drop(sh(Command::new("umount").arg(&point))),
+        // On, enforced, and counted.
+        false => reader::patch(&base, 176, &[0, 7]),
+    }
+    let flags = |image: &Path| bed::xfs_db(image, &["sb 0", "print qflags"]);
+    let before = flags(&base);
+    assert_ne!(before.trim(), "qflags = 0");
+    let row = Row {
+        shape: rows::PLAIN,
+        place: rows::Place::Bare,
+        sector: 512,
+    };
+    let bed = Bed::make(dir.path(), row, &base);
+    let keep = bed.keep();
+    if kernel_can {
+        let files = account(&base);
+        let done = bed.grow(MOST);
+        done.assert("done", 0);
+        assert_grown(&bed, done.planned("file_system_size"), &files);
+        assert_eq!(flags(&bed.file), before);
+    } else {
+        // The real one would find that there is no file with the counts.
+        bed.program(
+            "xfs_repair",
+            "#!/bin/sh\n[ \"$1\" = -V ] && echo xfs_repair version 6.1\nexit 0",
+        );
+        let said = bed.grow(MOST);
+        said.assert("rejected", 4);
+        assert_eq!(said.codes(), ["resize-failed"], "{said:#?}");
         bed.assert_same(&keep);
     }
 }

@@ -14,6 +14,7 @@ use holdfast::fs::{Direction, FsError, GateState, TransactionId, driver};
 use holdfast::report::Quiet;
 
 use super::bed::{MIB, NOW, make, template, workspace, xfs_db};
+use super::hostile::{inode_of, place_of};
 use super::image::{Mounted, bytes, sh};
 use super::{is_root, rows};
 
@@ -104,6 +105,54 @@ fn what_is_in_use_is_what_xfs_db_says() {
     assert!(pieces > 40, "{pieces} pieces are too little to see");
 }
 
+/// What lies somewhere is called by its path, in every shape that is supported.
+#[test]
+fn bytes_have_owners() {
+    if !is_root() {
+        return;
+    }
+    let good = |shape: &&rows::Shape| shape.grow == rows::Expect::Done;
+    for shape in rows::SHAPES.iter().filter(good).chain([&rows::PLAIN]) {
+        let image = template(shape);
+        let disk = FileDisk::open_read(&image).unwrap();
+        let owners = |at: u64, len: u64| -> Vec<String> {
+            let wanted = [Extent::new(at, len)].into_iter().collect();
+            driver("xfs").unwrap().owners(&disk, &wanted, 50).unwrap()
+        };
+        for (seed, path) in [
+            (5005, "/large"),
+            (7003, "/dir5/below/pieces"),
+            (7250, "/dir5/below/pieces"),
+        ] {
+            let at = place_of(&image, &bytes(64, seed));
+            assert_eq!(owners(at + 7, 1), [path], "{}", shape.name);
+        }
+        let sb = superblock_of(&disk).unwrap();
+        assert_eq!(owners(sb.byte_of(1, 0), 512), ["group 1"], "{}", shape.name);
+        assert_eq!(
+            owners(sb.log.start + 4096, 512),
+            ["the log"],
+            "{}",
+            shape.name
+        );
+        let inode = |path: &str| inode_of(&image, path);
+        // Where an inode lies is in its number.
+        let place = |number: u64| {
+            let per_block = u32::from(sb.fields().u8(123));
+            let (group, block) = sb.split(number >> per_block);
+            sb.byte_of(group, block) + (number & ((1 << per_block) - 1)) * sb.inode_bytes
+        };
+        let at = place(inode("dir3/file3"));
+        assert_eq!(owners(at, 100), ["/dir3/file3"], "{}", shape.name);
+        assert_eq!(
+            owners(place(inode("many")), 100),
+            ["/many"],
+            "{}",
+            shape.name
+        );
+    }
+}
+
 #[test]
 fn the_gate_is_closed_opened_and_told_apart() {
     if !is_root() {
@@ -177,7 +226,7 @@ fn damage_is_an_error() {
         .set_len(32 * MIB)
         .unwrap();
     {
-        let mounted = Mounted::at(&path, 0, "noatime");
+        let mounted = Mounted::at(&path, 0, "nouuid,noatime");
         for n in 0..200 {
             std::fs::write(mounted.path().join(format!("f{n}")), bytes(n * 50, 3)).unwrap();
         }

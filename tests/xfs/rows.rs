@@ -49,7 +49,7 @@ pub const SHAPES: &[Shape] = &[
     shape("xfs, 64 KiB directory blocks", "-n size=65536"),
     shape("xfs, 2048-byte inodes", "-i size=2048,sparse=0"),
     shape("xfs, three groups", "-d agcount=3"),
-    shape("xfs, stripes", "-d su=64k,sw=4 -l su=256k"),
+    shape("xfs, stripes", "-d su=16k,sw=2 -l su=32k"),
     Shape {
         grow: Refused("xfs-version"),
         ..shape("xfs, version 4", "-m crc=0,finobt=0,reflink=0")

@@ -70,7 +70,7 @@ impl Driver for Xfs {
 
     fn refusals(&self, part: &dyn DiskRead, direction: Direction) -> Result<Vec<Refusal>, FsError> {
         let sb = Superblock::read(part)?;
-        Ok(sb.map_or(Vec::new(), |sb| refuse::refusals(part, &sb, direction)))
+        sb.map_or(Ok(Vec::new()), |sb| refuse::refusals(part, &sb, direction))
     }
 
     fn bounds(&self, part: &dyn DiskRead) -> Result<Bounds, FsError> {

@@ -1,15 +1,22 @@
 //! What stands against a growth.
 
 use crate::disk::DiskRead;
-use crate::fs::Direction;
+use crate::fs::{Direction, FsError};
 use crate::report::Refusal;
 use crate::units::Bytes;
 
-use super::gate;
 use super::superblock::{Superblock, incompat, ro_compat};
+use super::{gate, log};
 
 /// Everything that stands against a change in this direction.
-pub fn refusals(part: &dyn DiskRead, sb: &Superblock, direction: Direction) -> Vec<Refusal> {
+///
+/// # Errors
+/// The disk's.
+pub fn refusals(
+    part: &dyn DiskRead,
+    sb: &Superblock,
+    direction: Direction,
+) -> Result<Vec<Refusal>, FsError> {
     let mut found = Vec::new();
     let mut refuse = |code: &str, message: String, hint: &str| {
         found.push(Refusal::new(code, message, hint));
@@ -87,6 +94,15 @@ pub fn refusals(part: &dyn DiskRead, sb: &Superblock, direction: Direction) -> V
             ),
             "find out who cut the partition; make it as large as it was",
         );
+    } else if sb.directory_blocks != 1 && !sb.log.is_empty() && !log::is_clean(part, sb)? {
+        // Only the first block of such a directory says what it is: a replay cannot be followed.
+        refuse(
+            "xfs-log-not-clean",
+            "its log waits for replay, and its directories have blocks of another size than the \
+             rest: what the replay does to them cannot be checked"
+                .into(),
+            "mount the file system once and unmount it",
+        );
     }
-    found
+    Ok(found)
 }
