@@ -24,7 +24,7 @@ pub use request::{Level, Request, To};
 use crate::extent::{Extent, ExtentMap};
 use crate::fs::{Bounds, Observed, Orphan};
 use crate::report::Refusal;
-use crate::table::Gpt;
+use crate::table::Table;
 use crate::units::Bytes;
 
 /// The version of every document that this program prints or stores.
@@ -39,7 +39,7 @@ pub struct Facts<'a> {
     /// Logical sector size.
     pub sector_bytes: u64,
     /// The partition table, where there is one, and the number of the partition in it.
-    pub table: Option<(&'a Gpt, u32)>,
+    pub table: Option<(&'a dyn Table, u32)>,
     /// The partition, or the whole disk where it holds a bare file system.
     pub partition: Extent,
     /// The file system.
@@ -443,17 +443,7 @@ fn steps(placement: &Placement, facts: &Facts<'_>) -> Vec<PlanStep> {
 fn checks(facts: &Facts<'_>) -> Vec<(String, String)> {
     let fs = facts.file_system;
     let table = match facts.table {
-        Some((table, _)) => {
-            let state = if table.is_disk_enlarged() {
-                ", made for a smaller disk"
-            } else {
-                ""
-            };
-            format!(
-                "GPT, both copies good, {} partitions{state}",
-                table.partitions().len()
-            )
-        }
+        Some((table, _)) => table.state(),
         None => "none: the file system fills the target".into(),
     };
     let state = if fs.needs_replay {
