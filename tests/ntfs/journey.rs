@@ -5,12 +5,13 @@ use std::process::{Command, Stdio};
 
 use holdfast::disk::{DiskRead, FileDisk};
 use holdfast::fs::ntfs::Ntfs;
+use holdfast::fs::ntfs::volume::Volume;
 use holdfast::fs::{Driver, GateState};
 
 use super::loopdev::Loop;
 use super::scene::{Answer, Scene, Stamp, hash, root, run, text};
 use super::tree::{assert_same, tree};
-use super::volume::{CROWDED, Kind, MIB, USUAL, image, in_gpt};
+use super::volume::{CROWDED, Kind, MIB, PACKED, USUAL, image, in_gpt};
 
 /// The volume that is the partition of `disk` from `start` on, as a file of its own.
 fn cut_out(scene: &Scene, disk: &Path, start: u64, len: u64) -> PathBuf {
@@ -114,6 +115,30 @@ fn files_in_many_pieces() {
     if root() {
         bare(CROWDED, 40, 20);
     }
+}
+
+/// ntfsresize takes new records for maps that have no room any more.
+#[test]
+fn a_shrink_that_needs_more_records() {
+    if !root() {
+        return;
+    }
+    let extensions = |path: &Path| {
+        let disk = FileDisk::open_read(path).unwrap();
+        let volume = Volume::open(&disk).unwrap();
+        let inodes = (0..volume.records).filter_map(|n| volume.inode(n).ok());
+        inodes.map(|inode| inode.extensions.len()).sum::<usize>()
+    };
+    let scene = Scene::of(&image(PACKED));
+    let target = scene.image();
+    let (before, files, parts) = (hash(&target), tree(&target), extensions(&target));
+    let shrunk = scene.holdfast(&["shrink", text(&target), "--to", "25MiB", "--yes"]);
+    shrunk.assert(0, "done", "packed");
+    assert!(extensions(&target) > parts, "none was needed");
+    assert_same(&files, &tree(&target), "packed");
+    let back = scene.holdfast(&["rollback", &id_of(&shrunk), "--yes"]);
+    back.assert(0, "done", "packed");
+    assert_eq!(hash(&target), before);
 }
 
 #[test]

@@ -7,6 +7,11 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use holdfast::disk::FileDisk;
+use holdfast::fs::ntfs::inode::utf16;
+use holdfast::fs::ntfs::record::kind::DATA;
+use holdfast::fs::ntfs::volume::Volume;
+
 use super::scene::{run, text};
 use super::tree::Mount;
 
@@ -18,20 +23,35 @@ pub struct Kind {
     pub mib: u64,
     pub sector: u32,
     pub cluster: u32,
-    /// Whether it is filled until files are in pieces.
-    pub crowded: bool,
+    pub fill: Fill,
+}
+
+/// What is in a volume, besides what is in all of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fill {
+    Usual,
+    /// It was full once, and so has files in many pieces.
+    Crowded,
+    /// Files in few pieces at the end, and room in two clusters at a time before them: a shrink must cut
+    /// them to pieces whose map has no room in their record.
+    Packed,
 }
 
 pub const USUAL: Kind = Kind {
     mib: 48,
     sector: 512,
     cluster: 4096,
-    crowded: false,
+    fill: Fill::Usual,
 };
-/// Small, full once, and so with files in many pieces.
 pub const CROWDED: Kind = Kind {
     mib: 24,
-    crowded: true,
+    fill: Fill::Crowded,
+    ..USUAL
+};
+
+pub const PACKED: Kind = Kind {
+    mib: 32,
+    fill: Fill::Packed,
     ..USUAL
 };
 
@@ -63,8 +83,14 @@ fn make(kind: Kind, path: &Path) {
     }
     let mount = Mount::of(path, "compression");
     fill(mount.path());
-    if kind.crowded {
-        crowd(mount.path());
+    match kind.fill {
+        Fill::Usual => {}
+        Fill::Crowded => crowd(mount.path()),
+        Fill::Packed => {
+            let count = fill_up(&mount.path().join("crowd"));
+            drop(mount);
+            pack(path, count);
+        }
     }
 }
 
@@ -139,8 +165,62 @@ fn fill(root: &Path) {
 /// in so many pieces that its map needs records of its own.
 fn crowd(root: &Path) {
     let dir = root.join("crowd");
-    fs::create_dir(&dir).unwrap();
-    let mut count = 0u64;
+    let count = fill_up(&dir);
+    for n in (0..count).step_by(2) {
+        fs::remove_file(dir.join(n.to_string())).unwrap();
+    }
+    fs::write(root.join("pieces"), noise(5, (count as usize / 3) * 4096)).unwrap();
+    // Room, without which nothing can move.
+    fs::remove_file(root.join("big.bin")).unwrap();
+    fs::remove_file(root.join("mail/the same.bin")).unwrap();
+}
+
+/// See [`Fill::Packed`]. The small files in the last quarter make room for large ones, then two of
+/// three of the others go.
+fn pack(path: &Path, count: u64) {
+    let at_end = in_last_quarter(path);
+    let mount = Mount::of(path, "");
+    let dir = mount.path().join("crowd");
+    for name in &at_end {
+        fs::remove_file(dir.join(name)).unwrap();
+    }
+    for n in 0..at_end.len() / 600 {
+        let path = mount.path().join(format!("large {n}"));
+        fs::write(path, noise(n as u64, 4096 * 590)).unwrap();
+    }
+    for n in 0..count {
+        let path = dir.join(n.to_string());
+        if n % 3 != 0 && path.exists() {
+            fs::remove_file(path).unwrap();
+        }
+    }
+}
+
+/// The numbered files whose cluster is in the last quarter of the volume.
+fn in_last_quarter(path: &Path) -> Vec<String> {
+    let disk = FileDisk::open_read(path).unwrap();
+    let volume = Volume::open(&disk).unwrap();
+    let mut found = Vec::new();
+    for number in 0..volume.records {
+        let Ok(inode) = volume.inode(number) else {
+            continue;
+        };
+        let run = inode.attribute(DATA, "").and_then(|a| a.runs().first());
+        let name = inode.names().first().map(|name| utf16(name.text));
+        let (Some(lcn), Some(name)) = (run.and_then(|run| run.lcn), name) else {
+            continue;
+        };
+        if lcn > volume.boot.clusters / 4 * 3 && name.parse::<u64>().is_ok() {
+            found.push(name);
+        }
+    }
+    found
+}
+
+/// Small files until there is no room; how many.
+fn fill_up(dir: &Path) -> u64 {
+    fs::create_dir(dir).unwrap();
+    let mut count = 0;
     loop {
         let path = dir.join(count.to_string());
         if fs::write(&path, noise(count, 4096)).is_err() {
@@ -150,13 +230,7 @@ fn crowd(root: &Path) {
         count += 1;
     }
     assert!(count > 500, "only {count} files");
-    for n in (0..count).step_by(2) {
-        fs::remove_file(dir.join(n.to_string())).unwrap();
-    }
-    fs::write(root.join("pieces"), noise(5, (count as usize / 3) * 4096)).unwrap();
-    // Room, without which nothing can move.
-    fs::remove_file(root.join("big.bin")).unwrap();
-    fs::remove_file(root.join("mail/the same.bin")).unwrap();
+    count
 }
 
 /// A disk with a GPT, of which the volume is partition 2, behind another one.

@@ -6,9 +6,9 @@
 //! | $MFTMirr | content | move; it is the start of the $MFT |
 //! | $LogFile | content | be emptied: all ones, in as many clusters |
 //! | $Volume | version and flags | get the flags "dirty" and "mounted by an old system" |
-//! | root | index | have other sizes of $Bitmap |
+//! | root | index | have the true sizes of these files |
 //! | $Bitmap | content | be made anew, one bit for each cluster |
-//! | $Bitmap | name | have other sizes |
+//! | all of them | name | have the true sizes |
 //! | $Boot | content | have other numbers: of sectors, and of the $MFTMirr's cluster |
 //! | $BadClus | $Bad | have a hole of another length |
 //!
@@ -24,7 +24,6 @@ use super::super::record::{Record, Sizes, corrupt, kind};
 use super::super::refuse::{DIRTY, MOUNTED_BY_OLD};
 use super::super::used;
 use super::super::volume::file;
-use super::index::without_sizes;
 use super::{Comparison, Pair};
 
 impl Comparison<'_> {
@@ -76,6 +75,9 @@ impl Comparison<'_> {
         new: &Attribute,
     ) -> Result<bool, FsError> {
         let name = old.shown_name();
+        if let (kind::FILE_NAME, Some(a), Some(b)) = (old.kind, old.value(), new.value()) {
+            return self.has_true_sizes(pair.number, (a, b), 0);
+        }
         match (pair.number, old.kind, name.as_str()) {
             (file::MFT, kind::DATA | kind::BITMAP, "") => self.table(pair, old, new),
             (file::MIRROR, kind::DATA, "") => self.mirror(old, new)?,
@@ -84,10 +86,6 @@ impl Comparison<'_> {
             (file::BITMAP, kind::DATA, "") => self.bitmap(old, new),
             (file::BOOT, kind::DATA, "") => self.boot_file(old, new)?,
             (file::BAD, kind::DATA, "$Bad") => self.bad(old, new),
-            (file::BITMAP, kind::FILE_NAME, "") => match (old.value(), new.value()) {
-                (Some(a), Some(b)) if without_sizes(a, b, 0) => {}
-                _ => return Ok(false),
-            },
             (file::ROOT, kind::INDEX_ROOT, "$I30") => match (old.value(), new.value()) {
                 (Some(a), Some(b)) => self.root_values(old, (a, b))?,
                 _ => return Ok(false),
