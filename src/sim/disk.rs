@@ -250,7 +250,9 @@ mod tests {
 
     #[test]
     fn only_what_was_flushed_is_certain() {
-        for survival in Survival::ALL {
+        // These two spoil what is near by.
+        let near = [Survival::Neighbours, Survival::Unreadable];
+        for survival in Survival::ALL.into_iter().filter(|s| !near.contains(s)) {
             let machine = Machine::new();
             let disk = machine.add_disk(Arc::new(vec![0; 8192]), Length::Fixed, 512);
             disk.write_at(0, &[1; 512]).unwrap();
@@ -269,6 +271,46 @@ mod tests {
             let spoilt = content[4608..] != [0; 3584];
             let spoils = matches!(survival, Survival::Neighbours | Survival::Unreadable);
             assert_eq!(spoilt, spoils, "{survival:?}");
+        }
+    }
+
+    #[test]
+    fn a_large_sector_is_spoilt_as_a_whole_and_nothing_else_is() {
+        for survival in [Survival::Neighbours, Survival::Unreadable] {
+            let machine = Machine::new();
+            let disk = machine.add_disk(Arc::new(vec![0; 12288]), Length::Fixed, 512);
+            disk.write_at(5000, &[2; 100]).unwrap();
+            machine.restart(survival, 7);
+            let mut all = vec![0; 4096];
+            let read = disk.read_at(4096, &mut all);
+            match survival {
+                Survival::Unreadable => assert!(read.is_err()),
+                _ => assert!(all.chunks(512).all(|sector| sector.iter().any(|&b| b != 0))),
+            }
+            disk.read_at(0, &mut all).unwrap();
+            assert_eq!(all, [0; 4096]);
+            disk.read_at(8192, &mut all).unwrap();
+            assert_eq!(all, [0; 4096]);
+            disk.write_at(4096, &[3; 4096]).unwrap();
+            disk.read_at(4096, &mut all).unwrap();
+            assert_eq!(all, [3; 4096], "{survival:?}");
+        }
+    }
+
+    #[test]
+    fn a_device_that_shrinks_or_goes_is_back_after_a_restart() {
+        for fault in [Fault::Gone, Fault::Shrunk] {
+            let machine = Machine::new();
+            let disk = machine.add_disk(Arc::new(vec![0; 4096]), Length::Fixed, 512);
+            machine.follow(Script {
+                faults: [(0, fault)].into(),
+                ..Script::default()
+            });
+            assert!(disk.write_at(0, &[1; 512]).is_err());
+            assert!(disk.read_at(2048, &mut [0; 512]).is_err(), "{fault:?}");
+            machine.restart(Survival::KeepAll, 1);
+            assert_eq!(disk.len_bytes(), 4096);
+            disk.read_at(2048, &mut [0; 512]).unwrap();
         }
     }
 
