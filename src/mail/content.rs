@@ -1,7 +1,7 @@
 //! What bytes alone tell, whatever they mean: runs of zeros, sectors that are not text, and what
 //! does not belong into base64. Fed piece by piece; memory is bounded.
 
-use memchr::{memchr, memmem};
+use memchr::{memchr, memchr_iter, memmem};
 
 use super::finding::MAX_RANGES;
 use crate::extent::Extent;
@@ -136,19 +136,22 @@ impl Sectors {
 /// Control characters that no text has: not tab, line ends, form feed, backspace and escape
 /// (ISO-2022), and not zero, which is counted by itself.
 pub fn count_controls(bytes: &[u8]) -> u32 {
-    bytes
-        .chunks(128)
-        .map(|chunk| {
-            let odd = |b: &u8| {
-                (b.wrapping_sub(1) < 7)
-                    | (*b == 11)
-                    | ((b.wrapping_sub(14) < 18) & (*b != 27))
-                    | (*b == 127)
-            };
-            // At most 128 in a chunk: a byte holds the count, and the loop becomes vector code.
-            u32::from(chunk.iter().map(|b| u8::from(odd(b))).sum::<u8>())
-        })
-        .sum()
+    let odd = |b: u8| {
+        (b.wrapping_sub(1) < 7) | (b == 11) | ((b.wrapping_sub(14) < 18) & (b != 27)) | (b == 127)
+    };
+    count_if(bytes, odd) as u32
+}
+
+/// How many bytes are so. Written to become vector code: fixed pieces whose count fits in a byte,
+/// and no branch.
+fn count_if(bytes: &[u8], is: impl Fn(u8) -> bool) -> u64 {
+    let (pieces, rest) = bytes.as_chunks::<128>();
+    let add = |n: u8, b: &u8| n.wrapping_add(u8::from(is(*b)));
+    let whole: u64 = pieces
+        .iter()
+        .map(|piece| u64::from(piece.iter().fold(0, add)))
+        .sum();
+    whole + rest.iter().filter(|b| is(**b)).count() as u64
 }
 
 /// Line feeds without a carriage return before them.
@@ -163,41 +166,12 @@ impl LineEnds {
     /// The next bytes.
     pub fn feed(&mut self, bytes: &[u8]) {
         let Some(&last) = bytes.last() else { return };
-        let feeds = count(bytes, b'\n');
-        let whole = match memchr(b'\r', bytes) {
-            None => 0,
-            Some(_) => bytes.array_windows_count(),
-        };
-        let across = u64::from(self.last == b'\r' && bytes.first() == Some(&b'\n'));
-        self.bare += feeds - whole - across;
+        let feeds = memchr_iter(b'\n', bytes).count() as u64;
+        let pairs = memchr_iter(b'\r', bytes).filter(|at| bytes.get(at + 1) == Some(&b'\n'));
+        let across = self.last == b'\r' && bytes.first() == Some(&b'\n');
+        self.bare += feeds - pairs.count() as u64 - u64::from(across);
         self.last = last;
     }
-}
-
-trait Pairs {
-    fn array_windows_count(&self) -> u64;
-}
-
-impl Pairs for [u8] {
-    /// `\r\n` pairs.
-    fn array_windows_count(&self) -> u64 {
-        let next = self.get(1..).unwrap_or_default();
-        self.chunks(128)
-            .zip(next.chunks(128))
-            .map(|(a, b)| {
-                let pairs = a
-                    .iter()
-                    .zip(b)
-                    .map(|(a, b)| u8::from((*a == b'\r') & (*b == b'\n')));
-                u64::from(pairs.sum::<u8>())
-            })
-            .sum()
-    }
-}
-
-fn count(bytes: &[u8], byte: u8) -> u64 {
-    let of = |chunk: &[u8]| u64::from(chunk.iter().map(|b| u8::from(*b == byte)).sum::<u8>());
-    bytes.chunks(128).map(of).sum()
 }
 
 /// What lies in a base64 part and is no base64: whole sectors of it.
@@ -257,10 +231,7 @@ impl Alphabet {
             }
             let room = (SECTOR_BYTES - here % SECTOR_BYTES) as usize;
             let (piece, after) = rest.split_at(rest.len().min(room));
-            let bad: u64 = piece
-                .chunks(128)
-                .map(|chunk| u64::from(chunk.iter().map(|b| u8::from(!is_base64(*b))).sum::<u8>()))
-                .sum();
+            let bad = count_if(piece, |b| !is_base64(b));
             if bad > 0 && self.sector.bad == 0 {
                 let first = piece.iter().position(|b| !is_base64(*b)).unwrap_or(0);
                 self.sector.first_bad = here + first as u64;

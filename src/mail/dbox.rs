@@ -25,6 +25,8 @@ const MAGIC_POST: &[u8; 4] = b"\n\x01\x03\n";
 const LEAST_HEADER_BYTES: u64 = 30;
 const MOST_HEADER_BYTES: u64 = 4096;
 const MAX_LINE_BYTES: u64 = 4096;
+/// What a body is packed with is known by as much of it.
+const HEAD_BYTES: u64 = 16;
 
 /// Reads a file of the store and judges its messages.
 ///
@@ -190,25 +192,34 @@ impl File<'_> {
             );
         };
         let body_start = self.at;
-        let head = self.reader.fill_buf()?;
-        let packing = unpack::packing(head.get(..64.min(head.len())).unwrap_or_default());
-        let mut message = Message::at(
-            if packing.is_some() { 0 } else { body_start },
-            packing.is_none(),
-        );
-        let mut failure = None;
-        let taken = match packing {
-            None => self.feed(&mut message, size)?,
-            Some(packing) => {
-                let mut body = (&mut self.reader).take(size);
-                failure = unpack::feed(packing, &[], &mut body, &mut message).err();
-                // A decoder stops where its format does; the rest is skipped.
-                io::copy(&mut body, &mut io::sink())?;
-                let taken = size - body.limit();
-                self.at += taken;
-                taken
-            }
+        // Whole, wherever the buffer ends: what is packed is known by it.
+        let mut head = vec![0; HEAD_BYTES.min(size) as usize];
+        let count = read_up_to(&mut self.reader, &mut head)?;
+        head.truncate(count);
+        self.at += count as u64;
+        let packing = unpack::packing(&head);
+        let mut message = match packing {
+            None => Message::at(body_start, true),
+            Some(_) => Message::at(0, false),
         };
+        let mut failure = None;
+        let rest = size - count as u64;
+        let taken = count as u64
+            + match packing {
+                None => {
+                    message.feed(&head);
+                    self.feed(&mut message, rest)?
+                }
+                Some(packing) => {
+                    let mut body = (&mut self.reader).take(rest);
+                    failure = unpack::feed(packing, &head, &mut body, &mut message).err();
+                    // A decoder stops where its format does; the rest is skipped.
+                    io::copy(&mut body, &mut io::sink())?;
+                    let taken = rest - body.limit();
+                    self.at += taken;
+                    taken
+                }
+            };
         let mut expected = Expected {
             size: packing.is_none().then_some(size),
             source: "the dbox header",

@@ -289,7 +289,7 @@ impl Message {
         let mut drafts = Vec::new();
         for sure in Confidence::ALL {
             let runs: Vec<Extent> = (self.zeros.runs.iter().copied())
-                .filter(|&run| self.zero_run(run) == sure)
+                .filter(|&run| self.zero_run(run) == Some(sure))
                 .collect();
             let Some(&first) = runs.first() else { continue };
             let bytes: u64 = runs.iter().map(|run| run.len).sum();
@@ -318,6 +318,7 @@ impl Message {
             );
         }
         if drafts.is_empty()
+            && !self.declares_binary()
             && let Some(first) = self.zeros.first
         {
             let reason = format!("{} zero bytes, the first at byte {first}", self.zeros.total);
@@ -328,7 +329,7 @@ impl Message {
 
     /// Zero is not allowed in a message (RFC 5322, section 2.2) but where binary content is
     /// declared; runs that keep to the grid of a disk are made by disks.
-    fn zero_run(&self, run: Extent) -> Confidence {
+    fn zero_run(&self, run: Extent) -> Option<Confidence> {
         let to_end = run.end() == self.at;
         let from_start = run.start == self.start;
         let front = self.on_grid(run.start) || from_start;
@@ -337,19 +338,20 @@ impl Message {
         if self.declares_binary() && !header {
             let block = |at: u64| at.is_multiple_of(BLOCK_BYTES);
             let whole_blocks = self.aligned && block(run.start) && (to_end || block(run.end()));
-            return if whole_blocks && run.len >= BLOCK_BYTES {
-                Likely
-            } else {
-                Suspicious
+            // Zeros of its own may lie anywhere; those of a disk keep to the grid.
+            return match run.len {
+                BLOCK_BYTES.. if whole_blocks => Some(Likely),
+                SECTOR_BYTES.. if front || back => Some(Suspicious),
+                _ => None,
             };
         }
-        match run.len {
+        Some(match run.len {
             SECTOR_BYTES.. if front && back => Certain,
             BLOCK_BYTES.. if front || back => Certain,
             SECTOR_BYTES.. => Likely,
             64.. if front || back => Likely,
             _ => Suspicious,
-        }
+        })
     }
 
     fn declares_binary(&self) -> bool {
@@ -360,16 +362,17 @@ impl Message {
         // What lies in the header is said there.
         let runs: Vec<Extent> = (self.sectors.runs.iter().copied())
             .filter(|run| run.start != self.start || self.structure.fields > 0)
+            // Where binary content is declared, this is what it looks like.
+            .filter(|_| !self.declares_binary())
             .collect();
         let first = runs.first()?;
         let keeps_to_grid = runs.iter().all(|run| {
             self.on_grid(run.start) && (self.on_grid(run.end()) || run.end() == self.at)
         });
-        let sure = match self.declares_binary() {
-            true => Suspicious,
+        let sure = match keeps_to_grid && runs.iter().any(|run| self.fills_blocks(*run)) {
             // A sector of random bytes is always seen; that it ends with the sector says nothing,
             // as whole sectors are what is looked at: it takes a block's edge to be sure.
-            false if keeps_to_grid && runs.iter().any(|run| self.fills_blocks(*run)) => Likely,
+            true => Likely,
             false => Suspicious,
         };
         let reason = format!("binary content from byte {}, in a text", first.start);
@@ -452,6 +455,8 @@ impl Message {
         };
         let runs: Vec<_> = (self.structure.alphabet.runs.iter())
             .filter(|run| !is_zero(run.extent) && !is_binary(run.extent))
+            // What follows a part's last line is the footer of a list.
+            .filter(|run| run.sharp || run.resumes)
             .collect();
         if let Some(first) = runs.first() {
             let sharp = self.aligned
