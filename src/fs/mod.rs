@@ -242,13 +242,19 @@ pub trait Driver: Send + Sync {
     /// # Errors
     /// [`FsError::Unsupported`] where the journal cannot be replayed, or what it holds cannot be
     /// known.
-    fn replay(&self, part: &dyn Disk) -> Result<(), FsError>;
+    fn replay(&self, part: &dyn Disk) -> Result<(), FsError> {
+        let _ = part;
+        Err(without_journal())
+    }
 
     /// The files whose end the tools will bring about, once the journal was replayed.
     ///
     /// # Errors
     /// As [`Driver::probe`].
-    fn orphans(&self, part: &dyn DiskRead) -> Result<Vec<Orphan>, FsError>;
+    fn orphans(&self, part: &dyn DiskRead) -> Result<Vec<Orphan>, FsError> {
+        let _ = part;
+        Ok(Vec::new())
+    }
 
     /// What [`Driver::prepare`] made of a journal that was to be replayed, against what
     /// [`Driver::replay`] made of it. It must be nothing but the end of the orphans and the
@@ -263,10 +269,13 @@ pub trait Driver: Send + Sync {
         changed: &ExtentMap,
         limit: usize,
         report: &dyn Report,
-    ) -> Result<Vec<Difference>, FsError>;
+    ) -> Result<Vec<Difference>, FsError> {
+        let _ = (before, after, changed, limit, report);
+        Err(without_journal())
+    }
 
     /// Runs the tools that bring the file system on `file` to a state that can be resized: journal
-    /// replay, full check. Nothing may be repaired beyond that.
+    /// replay, full check. Nothing may be repaired beyond that. Without a journal, the check.
     ///
     /// # Errors
     /// [`tool::ToolError`]: missing, failed, hung.
@@ -275,10 +284,14 @@ pub trait Driver: Send + Sync {
         file: &Path,
         observed: &Observed,
         tools: &tool::Tools,
-    ) -> Result<(), tool::ToolError>;
+    ) -> Result<(), tool::ToolError> {
+        let _ = observed;
+        self.verify(file, tools)
+    }
 
     /// What [`Driver::prepare`] changed besides the stamps of a check, where no journal was to be
-    /// replayed. It must be nothing: whoever asks for a resize has not asked for a repair.
+    /// replayed. It must be nothing: whoever asks for a resize has not asked for a repair. Where a
+    /// check leaves no stamp, no byte may differ.
     ///
     /// # Errors
     /// Where either cannot be read.
@@ -287,9 +300,28 @@ pub trait Driver: Send + Sync {
         before: &dyn DiskRead,
         after: &dyn DiskRead,
         changed: &ExtentMap,
-    ) -> Result<Vec<Difference>, FsError>;
+    ) -> Result<Vec<Difference>, FsError> {
+        let _ = (before, after);
+        Ok(changed.iter().next().map(repaired).into_iter().collect())
+    }
 
-    /// Runs the stock resizer on `file`.
+    /// Resizes the file system on `part`, which lies on an overlay, with the driver's own hands.
+    /// `false` where it leaves that to [`Driver::resize`]. `part` is as long as the longer of what
+    /// the partition was and will be.
+    ///
+    /// # Errors
+    /// Where it cannot be done. What was written until then is thrown away.
+    fn resize_own(
+        &self,
+        part: &dyn Disk,
+        new_bytes: u64,
+        report: &dyn Report,
+    ) -> Result<bool, FsError> {
+        let _ = (part, new_bytes, report);
+        Ok(false)
+    }
+
+    /// Runs the stock resizer on `file`, where [`Driver::resize_own`] has not done the work.
     ///
     /// # Errors
     /// [`tool::ToolError`].
@@ -298,7 +330,10 @@ pub trait Driver: Send + Sync {
         file: &Path,
         new_bytes: u64,
         tools: &tool::Tools,
-    ) -> Result<(), tool::ToolError>;
+    ) -> Result<(), tool::ToolError> {
+        let _ = (file, new_bytes, tools);
+        Ok(())
+    }
 
     /// Runs the stock checker on `file`, read-only.
     ///
@@ -317,9 +352,13 @@ pub trait Driver: Send + Sync {
         direction: Direction,
         new_bytes: u64,
         tools: &tool::Tools<'_>,
-    ) -> Result<(Vec<Refusal>, Vec<String>), tool::ToolError>;
+    ) -> Result<(Vec<Refusal>, Vec<String>), tool::ToolError> {
+        let _ = (observed, direction, new_bytes, tools);
+        Ok((Vec::new(), Vec::new()))
+    }
 
-    /// The smallest size that the stock resizer says it can make of the file system on `file`.
+    /// The smallest size that the stock resizer says it can make of the file system on `file`, or 0
+    /// where [`Driver::bounds`] knows it.
     ///
     /// # Errors
     /// [`tool::ToolError`].
@@ -328,7 +367,10 @@ pub trait Driver: Send + Sync {
         file: &Path,
         observed: &Observed,
         tools: &tool::Tools<'_>,
-    ) -> Result<u64, tool::ToolError>;
+    ) -> Result<u64, tool::ToolError> {
+        let _ = (file, observed, tools);
+        Ok(0)
+    }
 
     /// The size that the stock resizer will make of a wish for `bytes`: whole blocks, and no
     /// stub of a group.
@@ -374,6 +416,19 @@ pub trait Driver: Send + Sync {
         extents: &ExtentMap,
         limit: usize,
     ) -> Result<Vec<String>, FsError>;
+}
+
+/// Nobody asks this of a file system whose [`Observed`] says nothing of a replay.
+fn without_journal() -> FsError {
+    FsError::Corrupt("a file system without a journal waits for its replay".into())
+}
+
+fn repaired(extent: Extent) -> Difference {
+    Difference {
+        code: "check-repaired".into(),
+        object: "file system".into(),
+        detail: format!("its own checker changed it, first at {extent}"),
+    }
 }
 
 /// All drivers, in the order in which they are asked.
