@@ -8,6 +8,7 @@
 
 pub mod ext;
 pub mod signature;
+pub mod swap;
 pub mod tool;
 
 use std::fmt;
@@ -26,7 +27,7 @@ use crate::units::{Bytes, escape};
 /// What a driver read from a superblock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observed {
-    /// `ext2`, `ext3`, `ext4`.
+    /// `ext2`, `ext3`, `ext4`, `swap`.
     pub kind: String,
     /// As `blkid` prints it.
     pub uuid: String,
@@ -433,7 +434,7 @@ fn repaired(extent: Extent) -> Difference {
 
 /// All drivers, in the order in which they are asked.
 pub fn drivers() -> &'static [&'static dyn Driver] {
-    &[&ext::Ext]
+    &[&ext::Ext, &swap::Swap]
 }
 
 /// The driver of this name.
