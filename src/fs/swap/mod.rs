@@ -164,6 +164,17 @@ impl Driver for Swap {
         compare(before, after, changed, limit)
     }
 
+    fn has_content(&self) -> bool {
+        false
+    }
+
+    fn consequences(&self) -> Vec<String> {
+        vec![
+            "what was swapped out is not kept: nobody needs it once nobody swaps to it".into(),
+            "the swap space is not moved: its start stays where it is".into(),
+        ]
+    }
+
     fn owners(
         &self,
         part: &dyn DiskRead,
@@ -184,11 +195,8 @@ impl Driver for Swap {
 }
 
 fn observe(header: &Header, gate: Option<TransactionId>) -> Observed {
-    let mut notes =
-        vec!["what was swapped out is not kept: nobody needs it once nobody swaps to it".into()];
-    if let Some(id) = gate {
-        notes.push(format!("closed by the gate of transaction {id}"));
-    }
+    let gated = |id| format!("closed by the gate of transaction {id}");
+    let notes = gate.map(gated).into_iter().collect();
     Observed {
         kind: "swap".into(),
         uuid: header.fields.uuid_text(),
