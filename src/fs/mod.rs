@@ -10,6 +10,7 @@ pub mod ext;
 pub mod mount;
 pub mod ntfs;
 pub mod signature;
+pub mod swap;
 pub mod tool;
 pub mod xfs;
 
@@ -29,7 +30,7 @@ use crate::units::{Bytes, escape};
 /// What a driver read from a superblock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observed {
-    /// `ext2`, `ext3`, `ext4`, `xfs`, `ntfs`.
+    /// `ext2`, `ext3`, `ext4`, `xfs`, `ntfs`, `swap`.
     pub kind: String,
     /// As `blkid` prints it.
     pub uuid: String,
@@ -273,13 +274,19 @@ pub trait Driver: Send + Sync {
     /// # Errors
     /// [`FsError::Unsupported`] where the journal cannot be replayed, or what it holds cannot be
     /// known.
-    fn replay(&self, part: &dyn Disk) -> Result<(), FsError>;
+    fn replay(&self, part: &dyn Disk) -> Result<(), FsError> {
+        let _ = part;
+        Err(without_journal())
+    }
 
     /// The files whose end the tools will bring about, once the journal was replayed.
     ///
     /// # Errors
     /// As [`Driver::probe`].
-    fn orphans(&self, part: &dyn DiskRead) -> Result<Vec<Orphan>, FsError>;
+    fn orphans(&self, part: &dyn DiskRead) -> Result<Vec<Orphan>, FsError> {
+        let _ = part;
+        Ok(Vec::new())
+    }
 
     /// What [`Driver::prepare`] made of a journal that was to be replayed, against what
     /// [`Driver::replay`] made of it. It must be nothing but the end of the orphans and the
@@ -294,10 +301,13 @@ pub trait Driver: Send + Sync {
         changed: &ExtentMap,
         limit: usize,
         report: &dyn Report,
-    ) -> Result<Vec<Difference>, FsError>;
+    ) -> Result<Vec<Difference>, FsError> {
+        let _ = (before, after, changed, limit, report);
+        Err(without_journal())
+    }
 
     /// Runs the tools that bring the file system on `file` to a state that can be resized: journal
-    /// replay, full check. Nothing may be repaired beyond that.
+    /// replay, full check. Nothing may be repaired beyond that. Without a journal, the check.
     ///
     /// # Errors
     /// [`tool::ToolError`]: missing, failed, hung.
@@ -306,10 +316,14 @@ pub trait Driver: Send + Sync {
         file: &Path,
         observed: &Observed,
         tools: &tool::Tools,
-    ) -> Result<(), tool::ToolError>;
+    ) -> Result<(), tool::ToolError> {
+        let _ = observed;
+        self.verify(file, tools)
+    }
 
     /// What [`Driver::prepare`] changed besides the stamps of a check, where no journal was to be
-    /// replayed. It must be nothing: whoever asks for a resize has not asked for a repair.
+    /// replayed. It must be nothing: whoever asks for a resize has not asked for a repair. Where a
+    /// check leaves no stamp, no byte may differ.
     ///
     /// # Errors
     /// Where either cannot be read.
@@ -318,9 +332,28 @@ pub trait Driver: Send + Sync {
         before: &dyn DiskRead,
         after: &dyn DiskRead,
         changed: &ExtentMap,
-    ) -> Result<Vec<Difference>, FsError>;
+    ) -> Result<Vec<Difference>, FsError> {
+        let _ = (before, after);
+        Ok(changed.iter().next().map(repaired).into_iter().collect())
+    }
 
-    /// Runs the stock resizer on `file`.
+    /// Resizes the file system on `part`, which lies on an overlay, with the driver's own hands.
+    /// `false` where it leaves that to [`Driver::resize`]. `part` is as long as the longer of what
+    /// the partition was and will be.
+    ///
+    /// # Errors
+    /// Where it cannot be done. What was written until then is thrown away.
+    fn resize_own(
+        &self,
+        part: &dyn Disk,
+        new_bytes: u64,
+        report: &dyn Report,
+    ) -> Result<bool, FsError> {
+        let _ = (part, new_bytes, report);
+        Ok(false)
+    }
+
+    /// Runs the stock resizer on `file`, where [`Driver::resize_own`] has not done the work.
     ///
     /// # Errors
     /// [`tool::ToolError`].
@@ -329,7 +362,10 @@ pub trait Driver: Send + Sync {
         file: &Path,
         new_bytes: u64,
         tools: &tool::Tools,
-    ) -> Result<(), tool::ToolError>;
+    ) -> Result<(), tool::ToolError> {
+        let _ = (file, new_bytes, tools);
+        Ok(())
+    }
 
     /// Runs the stock checker on `file`, read-only.
     ///
@@ -348,9 +384,13 @@ pub trait Driver: Send + Sync {
         direction: Direction,
         new_bytes: u64,
         tools: &tool::Tools<'_>,
-    ) -> Result<(Vec<Refusal>, Vec<String>), tool::ToolError>;
+    ) -> Result<(Vec<Refusal>, Vec<String>), tool::ToolError> {
+        let _ = (observed, direction, new_bytes, tools);
+        Ok((Vec::new(), Vec::new()))
+    }
 
-    /// The smallest size that the stock resizer says it can make of the file system on `file`.
+    /// The smallest size that the stock resizer says it can make of the file system on `file`, or 0
+    /// where [`Driver::bounds`] knows it.
     ///
     /// # Errors
     /// [`tool::ToolError`].
@@ -359,7 +399,10 @@ pub trait Driver: Send + Sync {
         file: &Path,
         observed: &Observed,
         tools: &tool::Tools<'_>,
-    ) -> Result<u64, tool::ToolError>;
+    ) -> Result<u64, tool::ToolError> {
+        let _ = (file, observed, tools);
+        Ok(0)
+    }
 
     /// The size that the stock resizer will make of a wish for `bytes`: whole blocks, and no
     /// stub of a group.
@@ -412,6 +455,12 @@ pub trait Driver: Send + Sync {
         limit: usize,
     ) -> Result<Vec<String>, FsError>;
 
+    /// Whether somebody could miss what is in it. Where no partition is named, one with content is
+    /// meant.
+    fn has_content(&self) -> bool {
+        true
+    }
+
     /// What a resize leaves behind that a person should know before it, one sentence each.
     fn consequences(&self) -> Vec<String> {
         Vec::new()
@@ -446,9 +495,22 @@ pub trait Driver: Send + Sync {
     }
 }
 
+/// Nobody asks this of a file system whose [`Observed`] says nothing of a replay.
+fn without_journal() -> FsError {
+    FsError::Corrupt("a file system without a journal waits for its replay".into())
+}
+
+fn repaired(extent: Extent) -> Difference {
+    Difference {
+        code: "check-repaired".into(),
+        object: "file system".into(),
+        detail: format!("its own checker changed it, first at {extent}"),
+    }
+}
+
 /// All drivers, in the order in which they are asked.
 pub fn drivers() -> &'static [&'static dyn Driver] {
-    &[&ext::Ext, &xfs::Xfs, &ntfs::Ntfs]
+    &[&ext::Ext, &xfs::Xfs, &ntfs::Ntfs, &swap::Swap]
 }
 
 /// The driver of this name.

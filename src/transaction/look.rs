@@ -235,8 +235,9 @@ impl Look {
     }
 
     /// The only partition with a file system that we know, or refusals that list what there is.
+    /// Swap space and the firmware's partition are meant only where there is nothing else.
     fn only_candidate(&mut self) -> Result<Option<u32>> {
-        let (mut candidates, mut lines) = (Vec::new(), Vec::new());
+        let (mut candidates, mut others, mut lines) = (Vec::new(), Vec::new(), Vec::new());
         let table = self.table.table();
         let slots = table.iter().flat_map(|table| {
             let slots = table.partitions().into_iter();
@@ -245,7 +246,10 @@ impl Look {
         for (extent, part) in slots {
             let name = match probe(&self.window(extent)?) {
                 Ok(Some(volume)) => {
-                    candidates.push(part.number);
+                    match volume.driver.has_content() && part.kind != Some("EFI system") {
+                        true => candidates.push(part.number),
+                        false => others.push(part.number),
+                    }
                     format!(
                         "{} {}",
                         volume.observed.kind,
@@ -261,6 +265,9 @@ impl Look {
                 Bytes(extent.len),
                 name.trim_end()
             ));
+        }
+        if candidates.is_empty() {
+            candidates = others;
         }
         match candidates[..] {
             [number] => return Ok(Some(number)),

@@ -270,14 +270,20 @@ impl Stage<'_> {
         } else {
             before
         };
+        let new_bytes = self.plan.file_system_size.new;
+        let part = Window::new(upper.clone(), larger).context("opening the overlay")?;
+        let done = self
+            .driver
+            .resize_own(&part, new_bytes, self.bench.report)
+            .map_err(|e| unjudged(e, "resizing on the overlay"))?;
         self.bench.with_export(upper, larger, |file, tools| {
-            let new_bytes = self.plan.file_system_size.new;
-            self.driver
-                .resize(file, new_bytes, tools)
-                .map_err(|e| match e {
+            if !done {
+                let resized = self.driver.resize(file, new_bytes, tools);
+                resized.map_err(|e| match e {
                     ToolError::TooSmall { blocks, .. } => self.below_minimum(blocks),
                     e => rejected_by_tool(e, "resize-failed"),
                 })?;
+            }
             self.bench
                 .report
                 .phase("checking the result", None, Unit::Items);

@@ -15,6 +15,7 @@ mod host;
 mod journey;
 mod mail;
 mod rows;
+mod swap;
 mod system;
 
 use std::collections::BTreeMap;
