@@ -262,6 +262,6 @@ fn compare(
 
 /// The fields of `part`, for messages of tests.
 #[cfg(test)]
-fn fields_of(part: &dyn DiskRead) -> Fields {
-    Fields::parse(&read_fields(part).unwrap_or_default())
+fn fields_of(part: &dyn DiskRead) -> header::Fields {
+    header::Fields::parse(&read_fields(part).unwrap_or_default())
 }
