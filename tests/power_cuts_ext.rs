@@ -26,7 +26,7 @@ use holdfast::journal::{
     Closed, Draft, Journal, JournalError, JournalState, Media, Recovered, Side, Step, View,
 };
 use holdfast::report::Quiet;
-use holdfast::sim::{Length, Machine, Rng, Script, SimDir, SimDisk, Survival};
+use holdfast::sim::{Fault, Length, Machine, Rng, Script, SimDir, SimDisk, Survival};
 use holdfast::snapshot::Manifest;
 use holdfast::table::{self, Found};
 use holdfast::transaction::dossier::{Dossier, Hands};
@@ -271,6 +271,8 @@ impl Scene {
             Ok(dossier) => dossier,
             Err(_) if machine.is_off() => return None,
             Err(JournalError::NotSealed) => return Some(Side::Before),
+            // A place of it that cannot be read: that was being written when the power went.
+            Err(JournalError::Io { .. }) => return Some(Side::Before),
             Err(e) => panic!("{e}"),
         };
         match dossier.journal.state() {
@@ -285,6 +287,15 @@ impl Scene {
             Ok(Recovered::RolledBack) => Some(Side::Before),
             Err(_) if machine.is_off() => None,
             Err(e) => panic!("not recovered: {e:?}"),
+        }
+    }
+
+    /// A recovery that meets an error. It may fail; what it leaves is judged.
+    fn recover_badly(&self, disk: &SimDisk, dir: &SimDir, toward: Side) {
+        if let Ok(dossier) = Dossier::open(dir)
+            && let Ok(JournalState::Hot) = dossier.journal.state()
+        {
+            let _ = dossier.recover(&self.hands(&SimMedia(disk.clone())), toward);
         }
     }
 
@@ -412,28 +423,110 @@ fn cut(at: u64) -> Script {
     }
 }
 
-/// One history: a commit that is cut, recoveries that are cut, and one in peace.
-fn history(scene: &Scene, seed: u64, counts: &mut BTreeMap<&'static str, u64>, scratch: &Path) {
+const FAULTS: [Fault; 7] = [
+    Fault::Error,
+    Fault::ErrorFromNowOn,
+    Fault::NoSpace,
+    Fault::Quota,
+    Fault::LostWrite,
+    Fault::Gone,
+    Fault::Shrunk,
+];
+
+/// What led to a failure.
+type Trail = Vec<String>;
+
+/// The first thing that happens: a commit that is cut; one that meets an error, and then is cut in
+/// its rollback; or one that succeeds, and is rolled back on purpose, and is cut in that.
+fn begin(
+    scene: &Scene,
+    rng: &mut Rng,
+    (machine, disk, dir): (&Machine, &SimDisk, &SimDir),
+    counts: &mut BTreeMap<&'static str, u64>,
+    trail: &mut Trail,
+) {
+    let during = scene.sealing + rng.below(scene.committing);
+    match rng.below(8) {
+        // Sealing is tried less often: it leaves the target alone.
+        0 => {
+            let at = rng.below(scene.sealing);
+            trail.push(format!("sealing cut at {at}"));
+            machine.follow(cut(at));
+            scene.commit(disk, dir);
+        }
+        1 | 2 => {
+            let (fault, at) = (pick(rng, &FAULTS), during + 1 + rng.below(scene.committing));
+            trail.push(format!("{fault:?} at {during}, cut at {at}"));
+            machine.follow(Script {
+                cut_at: Some(at),
+                faults: [(during, fault)].into(),
+                ..Script::default()
+            });
+            scene.commit(disk, dir);
+            *counts.entry("errors").or_default() += 1;
+        }
+        3 => {
+            scene.commit(disk, dir);
+            machine.restart(Survival::LoseAll, 1);
+            assert!(disk.content() == scene.after, "what is done is durable");
+            let at = rng.below(scene.committing);
+            trail.push(format!("rollback on purpose cut at {at}"));
+            machine.follow(cut(at));
+            if let Ok(dossier) = Dossier::open(dir) {
+                let _ = dossier.roll_back(&scene.hands(&SimMedia(disk.clone())));
+            }
+            *counts.entry("rollbacks on purpose").or_default() += 1;
+        }
+        _ => {
+            trail.push(format!("commit cut at {during}"));
+            machine.follow(cut(during));
+            scene.commit(disk, dir);
+        }
+    }
+}
+
+/// One history: something that is cut, recoveries that are cut or meet an error, and one in peace.
+fn history(
+    scene: &Scene,
+    seed: u64,
+    counts: &mut BTreeMap<&'static str, u64>,
+    scratch: &Path,
+    trail: &mut Trail,
+) {
     let mut rng = Rng::new(seed);
     let sides = [Side::Before, Side::After];
     let (machine, disk, dir) = scene.machine();
-    // Sealing is tried less often: it leaves the target alone.
-    let at = match rng.below(8) {
-        0 => rng.below(scene.sealing),
-        _ => scene.sealing + rng.below(scene.committing),
+    let restart = |rng: &mut Rng, trail: &mut Trail| {
+        let (survival, number) = (pick(rng, &Survival::ALL), rng.next_u64());
+        trail.push(format!("{survival:?} {number}"));
+        machine.restart(survival, number);
     };
-    machine.follow(cut(at));
-    scene.commit(&disk, &dir);
-    machine.restart(pick(&mut rng, &Survival::ALL), rng.next_u64());
+    begin(scene, &mut rng, (&machine, &disk, &dir), counts, trail);
+    restart(&mut rng, trail);
     scene.judge(&disk.content(), counts, scratch);
-    for _ in 0..rng.below(5) {
-        machine.follow(cut(rng.below(scene.committing)));
-        scene.recover(&machine, &disk, &dir, pick(&mut rng, &sides));
-        if !machine.is_off() {
-            break;
+    for depth in 0..rng.below(5) {
+        let (at, toward) = (rng.below(scene.committing), pick(&mut rng, &sides));
+        if rng.below(4) == 0 {
+            let fault = pick(&mut rng, &FAULTS);
+            trail.push(format!("recovery toward {toward:?}, {fault:?} at {at}"));
+            machine.follow(Script {
+                faults: [(at, fault)].into(),
+                ..Script::default()
+            });
+            scene.recover_badly(&disk, &dir, toward);
+            *counts.entry("errors").or_default() += 1;
+        } else {
+            trail.push(format!("recovery toward {toward:?} cut at {at}"));
+            machine.follow(cut(at));
+            scene.recover(&machine, &disk, &dir, toward);
+            if !machine.is_off() {
+                break;
+            }
+            *counts.entry("nested cuts").or_default() += 1;
+            let deep = depth >= 1;
+            *counts.entry("three deep and more").or_default() += u64::from(deep);
         }
-        machine.restart(pick(&mut rng, &Survival::ALL), rng.next_u64());
-        *counts.entry("nested cuts").or_default() += 1;
+        restart(&mut rng, trail);
         scene.judge(&disk.content(), counts, scratch);
     }
     machine.follow(Script::default());
@@ -484,13 +577,15 @@ fn p3_real_file_systems_end_as_before_or_as_after() {
                 return counts;
             }
             let scene = &scenes[(seed % scenes.len() as u64) as usize];
+            let mut trail = Trail::new();
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                history(scene, seed, &mut counts, &place);
+                history(scene, seed, &mut counts, &place, &mut trail);
             }));
             assert!(
                 result.is_ok(),
-                "{}: HOLDFAST_SEED={seed} HOLDFAST_SEEDS=1",
-                scene.name
+                "{}: HOLDFAST_SEED={seed} HOLDFAST_SEEDS=1: {}",
+                scene.name,
+                trail.join("; ")
             );
             *counts.entry("histories").or_default() += 1;
         }
@@ -512,6 +607,9 @@ fn p3_real_file_systems_end_as_before_or_as_after() {
             ("states", 600),
             ("mixed", 200),
             ("nested cuts", 200),
+            ("three deep and more", 50),
+            ("errors", 60),
+            ("rollbacks on purpose", 20),
             ("one table torn", 80),
             ("an MBR half new", 3),
             ("seen by e2fsck", 2),

@@ -19,7 +19,7 @@ use crate::table::{self, Opinion, Table};
 use crate::units::{Bytes, escape};
 
 /// Differences that are named before the list is cut.
-const NAMED: usize = 20;
+pub const NAMED: usize = 20;
 
 const KEEP: &str = "nothing was written; keep the transaction directory for a bug report";
 
@@ -187,7 +187,12 @@ pub fn files(
     report: &dyn Report,
 ) -> Result<Vec<Refusal>, FsError> {
     let found = driver.compare(states.before, states.after, states.changed, NAMED, report)?;
-    Ok(found.into_iter().map(rejection).collect())
+    Ok(rejections(found))
+}
+
+/// Differences that were found, as rejections.
+pub fn rejections(found: Vec<Difference>) -> Vec<Refusal> {
+    found.into_iter().map(rejection).collect()
 }
 
 /// The preparation has changed nothing but the stamps of a check.
@@ -196,7 +201,7 @@ pub fn files(
 /// [`FsError`] where it could not be checked.
 pub fn only_prepared(driver: &dyn Driver, states: &States<'_>) -> Result<Vec<Refusal>, FsError> {
     let found = driver.only_prepared(states.before, states.after, states.changed)?;
-    Ok(found.into_iter().map(rejection).collect())
+    Ok(rejections(found))
 }
 
 /// The preparation of a file system whose journal waited for replay has changed nothing but what
@@ -210,7 +215,7 @@ pub fn only_replayed(
     report: &dyn Report,
 ) -> Result<Vec<Refusal>, FsError> {
     let found = driver.only_replayed(states.before, states.after, states.changed, NAMED, report)?;
-    Ok(found.into_iter().map(rejection).collect())
+    Ok(rejections(found))
 }
 
 fn rejection(difference: Difference) -> Refusal {

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::blame::BlameArgs;
+use super::mail::MailCommand;
 use crate::fs::tool::PATIENCE;
 use crate::plan::{Level, To};
 use crate::units::Bytes;
@@ -68,6 +70,17 @@ pub struct TargetArgs {
     pub sector_size: Option<String>,
 }
 
+/// Whether files are listed and compared.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct FilesArgs {
+    /// TARGET is a mounted directory, of any file system: its files, not its blocks
+    #[arg(long, conflicts_with_all = ["partition", "sector_size"])]
+    pub tree: bool,
+    /// Each file as well, in a list beside the manifest (MANIFEST.files), read offline
+    #[arg(long, conflicts_with = "tree")]
+    pub files: bool,
+}
+
 /// What a change is to be.
 #[derive(Clone, Debug, Args)]
 pub struct ChangeArgs {
@@ -107,6 +120,15 @@ impl From<LevelArg> for Level {
             LevelArg::All => Level::All,
         }
     }
+}
+
+/// `recover --verify`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RecoverVerifyArg {
+    /// The blocks that the transaction changes
+    Changed,
+    /// Everything that the file system uses
+    Used,
 }
 
 /// `--export`
@@ -188,6 +210,9 @@ pub enum Command {
         /// Where the manifest is written
         #[arg(long, short, value_name = "FILE")]
         output: PathBuf,
+        /// What is listed.
+        #[command(flatten)]
+        files: FilesArgs,
     },
     /// Compare a target with a manifest, and name the files that differ
     Verify {
@@ -196,6 +221,9 @@ pub enum Command {
         target: TargetArgs,
         /// What `holdfast snapshot` wrote
         manifest: PathBuf,
+        /// What is compared.
+        #[command(flatten)]
+        files: FilesArgs,
     },
     /// List the transactions
     Status,
@@ -206,6 +234,10 @@ pub enum Command {
         /// Complete the change instead of undoing it
         #[arg(long)]
         forward: bool,
+        /// What is read back before the gate is opened. `changed` is for a target of which some
+        /// place in use cannot be read any more
+        #[arg(long, value_enum, default_value = "used")]
+        verify: RecoverVerifyArg,
     },
     /// Undo a transaction that was applied, if the target has not been used since
     Rollback {
@@ -234,6 +266,11 @@ pub enum Command {
         #[arg(long, value_name = "ID")]
         confirm: Option<String>,
     },
+    /// Say whose bytes these are: files, directories, structures
+    Blame(BlameArgs),
+    /// Find damaged messages in a mail store
+    #[command(subcommand)]
+    Mail(MailCommand),
 }
 
 impl Command {
@@ -243,6 +280,7 @@ impl Command {
             Command::Check(args)
             | Command::Snapshot { target: args, .. }
             | Command::Verify { target: args, .. } => Some(&args.target),
+            Command::Blame(args) => Some(&args.target.target),
             Command::Plan(PlanCommand::Grow(args) | PlanCommand::Shrink(args)) => {
                 Some(&args.change.target.target)
             }
@@ -254,6 +292,7 @@ impl Command {
             Command::Apply { .. }
             | Command::Status
             | Command::Prune { .. }
+            | Command::Mail(_)
             | Command::Abandon { .. } => None,
         }
     }
@@ -274,6 +313,8 @@ impl Command {
             Command::Rollback { .. } => "rollback",
             Command::Prune { .. } => "prune",
             Command::Abandon { .. } => "abandon",
+            Command::Blame(_) => "blame",
+            Command::Mail(command) => command.name(),
         }
     }
 }

@@ -385,9 +385,13 @@ pub fn undone(undone: &[Undone]) -> String {
         };
         line!(
             out,
-            "{}: {} is {state}, read back and compared",
+            "{}: {} is {state}, {}",
             one.id,
-            escape(&one.target.to_string_lossy())
+            escape(&one.target.to_string_lossy()),
+            match one.whole {
+                true => "read back and compared",
+                false => "where it was written; of the rest, what was lost before is still lost",
+            }
         );
     }
     if undone.is_empty() {

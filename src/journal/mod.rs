@@ -46,11 +46,16 @@
 //! [verify], superblock; undoing goes through the same list backwards between gate and
 //! superblock. At every instant one of the two copies of a GPT is whole.
 //!
+//! What cannot be read is neither old nor new: a power cut may leave a sector that gives an error
+//! until it is written again. Behind the gate recovery writes it; a superblock that cannot be read
+//! counts as torn.
+//!
 //! It does not decide what is to be written, and it does not start processes.
 
 mod apply;
 mod file;
 mod format;
+mod patient;
 mod recover;
 mod seal;
 mod standing;

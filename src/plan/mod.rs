@@ -75,6 +75,13 @@ pub trait Forecast {
 
     /// About how many bytes a resize to `bytes` will change.
     fn delta_bytes(&self, bytes: u64) -> u64;
+
+    /// Whether the driver has this code against a change alone: see
+    /// [`crate::fs::Driver::is_about_change`].
+    fn is_about_change(&self, code: &str) -> bool {
+        let _ = code;
+        false
+    }
 }
 
 /// The current and the new value of a size.
@@ -231,7 +238,12 @@ fn replay_step(file_system: &str) -> String {
 /// Makes a plan.
 pub fn plan(request: &Request, facts: &Facts<'_>) -> Verdict {
     let (placement, mut refusals) = match place::place(request, facts) {
-        Ok(place::Placed::NoChange(why)) if facts.refusals.iter().all(harmless_without_change) => {
+        Ok(place::Placed::NoChange(why))
+            if facts
+                .refusals
+                .iter()
+                .all(|r| harmless_without_change(r) || facts.driver.is_about_change(&r.code)) =>
+        {
             return Verdict::NoChange(why);
         }
         Ok(place::Placed::NoChange(_)) => return Verdict::Refused(facts.refusals.clone()),
@@ -298,7 +310,8 @@ fn around(placement: &Placement, facts: &Facts<'_>) -> Option<Around> {
 }
 
 /// A refusal that stands against a change, but not against finding that none is needed: a script
-/// that runs a second time must hear `no-change` although the volume is mounted again.
+/// that runs a second time must hear `no-change` although the volume is mounted again. What a file system's state adds to these, its
+/// driver knows.
 fn harmless_without_change(refusal: &Refusal) -> bool {
     [
         "mounted",

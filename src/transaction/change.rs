@@ -152,6 +152,11 @@ pub fn carry_out(asked: &Asked, plan: &Plan, options: &Options<'_>) -> Result<Do
         options,
     };
     let result = attempt.run(began);
+    if result.is_err() {
+        // The target is untouched. A commit record that was written, and whose flush failed, would
+        // look hot.
+        options.store.forget_journal(summary.id);
+    }
     drop(hold);
     if matches!(result, Err(Stop::Refused(_) | Stop::Interrupted)) {
         // Nothing happened that anybody would want to look at later. Our own lock goes first.

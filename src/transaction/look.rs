@@ -313,7 +313,7 @@ impl Look {
             Err(FsError::Corrupt(what)) => self.refuse(
                 "damaged-file-system",
                 format!("the file system is damaged: {what}"),
-                "look at it with its own checker first (for ext: `e2fsck -fn`)",
+                super::planning::LOOK_AT_IT,
             ),
         }
         Ok(())

@@ -13,7 +13,7 @@ use super::store::Store;
 use crate::disk::{DiskRead, StateDir, read_vec};
 use crate::export::How;
 use crate::extent::{Extent, ExtentMap};
-use crate::fs::signature::{Area, tail_refusals};
+use crate::fs::signature::{Area, tail_refusals_but};
 use crate::fs::{Direction, FsError};
 use crate::plan::{Facts, Forecast, Identity, Plan, Request, To, Verdict, plan};
 use crate::report::{Quiet, Refusal, Report};
@@ -80,6 +80,7 @@ pub(super) fn plan_at_rate(
     let bounds = volume.driver.bounds(&part).map_err(unreadable)?;
     let own_used = volume.driver.used(&part, &Quiet).map_err(unreadable)?;
     let mut notices = look.notices.clone();
+    notices.extend(volume.driver.consequences());
     refusals.extend(state_dir_refusal(
         &look,
         options.store,
@@ -118,7 +119,7 @@ pub(super) fn plan_at_rate(
     };
     let mut verdict = plan(request, &facts);
     if let Verdict::Plan(plan) = &verdict {
-        let foreign = foreign_metadata(&look, plan)?;
+        let foreign = foreign_metadata(&look, plan, volume.driver.own_tail())?;
         if !foreign.is_empty() {
             verdict = Verdict::Refused(foreign);
         }
@@ -132,7 +133,7 @@ pub(super) fn plan_at_rate(
 
 /// What a change of the end would hide or destroy: metadata of others at the end of the partition
 /// as it is, as it will be, and of the disk.
-fn foreign_metadata(look: &Look, plan: &Plan) -> Result<Vec<Refusal>, Stop> {
+fn foreign_metadata(look: &Look, plan: &Plan, own: Option<&str>) -> Result<Vec<Refusal>, Stop> {
     let disk = Extent::new(0, look.disk.len_bytes());
     let area = |extent: Extent, what: String, ends_with_table| Area {
         extent,
@@ -157,8 +158,13 @@ fn foreign_metadata(look: &Look, plan: &Plan) -> Result<Vec<Refusal>, Stop> {
     if let Some((table, _)) = look.chosen() {
         areas.push(area(disk, "the disk".into(), table.is_at_the_end()));
     }
-    Ok(tail_refusals(&*look.disk, &areas).context("looking for other metadata at the ends")?)
+    Ok(tail_refusals_but(&*look.disk, &areas, own)
+        .context("looking for other metadata at the ends")?)
 }
+
+/// What to do about a file system that cannot be read.
+pub(super) const LOOK_AT_IT: &str = "look at it with its own checker first (`e2fsck -fn` for ext, \
+     `xfs_repair -n` for XFS, `chkdsk` in Windows for NTFS, `fsck.fat -n` for FAT)";
 
 pub(super) fn unreadable(e: FsError) -> Stop {
     match e {
@@ -166,7 +172,7 @@ pub(super) fn unreadable(e: FsError) -> Stop {
         FsError::Corrupt(what) => Stop::refused(
             "damaged-file-system",
             format!("the file system is damaged: {what}"),
-            "look at it with its own checker first (for ext: `e2fsck -fn`)",
+            LOOK_AT_IT,
         ),
         FsError::Unsupported(refusal) => Stop::Refused(vec![refusal]),
     }
@@ -407,5 +413,8 @@ impl Forecast for Asker<'_> {
             .driver
             .delta_estimate(self.part, self.used, bytes)
             .unwrap_or(u64::MAX >> 4)
+    }
+    fn is_about_change(&self, code: &str) -> bool {
+        self.volume.driver.is_about_change(code)
     }
 }
