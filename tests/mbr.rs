@@ -149,6 +149,36 @@ fn sectors_of_4096_bytes_are_found_out() {
     }
 }
 
+#[test]
+fn a_check_shows_the_table() {
+    let options = ["--layout", "logical", "--fs", "8M", "--disk", "20M"];
+    let scene = Scene::new(
+        "small-swap",
+        &[&options[..], &["--messages", "20"]].concat(),
+    );
+    let mut command = Command::new(env!("CARGO_BIN_EXE_holdfast"));
+    command.args([
+        "check",
+        text(&scene.image()),
+        "--state-dir",
+        text(&scene.path("state")),
+    ]);
+    let said = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    let shown: Vec<&str> = said
+        .lines()
+        .filter(|l| l.starts_with("table ") || l.starts_with("  "))
+        .collect();
+    let expected = [
+        "table        MBR 5d1a3f0e",
+        "     1       512 KiB  EFI system",
+        "     4         1 MiB  Linux swap",
+        "     5         1 MiB  Linux file system",
+        "  *  6         8 MiB  Linux file system",
+    ];
+    let trimmed: Vec<&str> = shown.iter().take(5).map(|l| l.trim_end()).collect();
+    assert_eq!(trimmed, expected, "{said}");
+}
+
 /// The layout of disks that were made before 2010: an extended partition that begins with track 1,
 /// and logical ones one track behind their EBRs, or, as some tools did it, right behind them: then
 /// EBR, superblock and the neighbour's last blocks are in one unit of 4 KiB.
@@ -459,6 +489,11 @@ fn recovery_finds_its_target_without_the_table() {
     assert!(now[..512] != before[..512], "sector 0 was written");
     let file = File::options().write(true).open(&image).unwrap();
     file.write_all_at(&[0xA5; 512], 0).unwrap();
+    for command in [&["check", name][..], &["plan", "grow", name, "-p", "6"]] {
+        let refused = scene.holdfast(command);
+        assert_eq!(refused.code, 8, "{refused:#?}");
+        assert_eq!(refused.refusals()[0].0, "recovery-needed");
+    }
     let recovered = scene.holdfast(&["recover"]);
     assert_eq!(recovered.code, 0, "{recovered:#?}");
     assert!(fs::read(&image).unwrap() == before, "not as it was");

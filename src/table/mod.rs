@@ -32,7 +32,7 @@
 //! | `gpt-sector-size` | the table was made for another sector size |
 //! | `gpt-protective-mbr`, `gpt-and-mbr` | sector 0 does not fit a GPT |
 //! | `hybrid-mbr` | a table that is recognised and not edited |
-//! | `mbr-outside`, `mbr-overlap`, `mbr-two-extended` | partitions of an MBR that cannot be |
+//! | `mbr-outside`, `mbr-overlap`, `mbr-two-extended`, `mbr-dynamic-disk` | partitions of an MBR that cannot be |
 //! | `mbr-ebr-signature`, `mbr-ebr-outside`, `mbr-ebr-loop`, `mbr-ebr-entries`, `mbr-too-many` | a chain of logical partitions that cannot be followed |
 
 mod contract;

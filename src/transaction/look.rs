@@ -448,18 +448,20 @@ impl Look {
             .into_iter()
             .chain(in_table)
             .chain(in_kernel.map(|p| Some(p.extent.start)));
-        let gate_at = |start: u64| {
-            fs::drivers().iter().find_map(|driver| {
-                let place = driver.superblock();
-                let at = start.checked_add(place.start)?;
-                let bytes = read_vec(&*self.disk, at, place.len as usize).ok()?;
-                match driver.gate(&bytes) {
-                    GateState::Closed(id) => Some(id),
-                    _ => None,
-                }
-            })
-        };
-        starts.flatten().find_map(gate_at)
+        starts.flatten().find_map(|start| self.gate_at(start))
+    }
+
+    /// The transaction whose gate stands in a partition that starts there.
+    pub fn gate_at(&self, start: u64) -> Option<TransactionId> {
+        fs::drivers().iter().find_map(|driver| {
+            let place = driver.superblock();
+            let at = start.checked_add(place.start)?;
+            let bytes = read_vec(&*self.disk, at, place.len as usize).ok()?;
+            match driver.gate(&bytes) {
+                GateState::Closed(id) => Some(id),
+                _ => None,
+            }
+        })
     }
 
     /// Who the target is.

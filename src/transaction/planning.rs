@@ -9,7 +9,7 @@ use super::look::{Asked, Look, Volume};
 use super::media::HostMedia;
 use super::rehearse::Bench;
 use super::stop::Stop;
-use super::store::Store;
+use super::store::{Entry, Store};
 use crate::disk::{DiskRead, StateDir, read_vec};
 use crate::export::How;
 use crate::extent::{Extent, ExtentMap};
@@ -214,7 +214,13 @@ fn odd_length(look: &Look, request: &Request) -> Option<Refusal> {
 /// A target with a gate, or with a hot journal here, is not planned for.
 fn refuse_hot(look: &Look, store: &Store) -> Result<(), Stop> {
     let gate = look.gate();
-    let hot = store.hot_on(&look.identity())?;
+    // The gate at the place that the journal knows: where a power cut tore the only sector of an
+    // MBR, the disk itself does not say where partitions begin, nor who it is.
+    let stands = |entry: &Entry| {
+        let start = entry.identity.as_ref().map(|i| i.partition_start);
+        start.and_then(|start| look.gate_at(start)) == Some(entry.id)
+    };
+    let hot = store.hot_on(&look.identity(), stands)?;
     let id = hot.first().map(|e| e.id).or(gate);
     let Some(id) = id else { return Ok(()) };
     let here = hot.iter().any(|e| e.id == id);

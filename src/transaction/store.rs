@@ -309,11 +309,16 @@ impl Store {
         }
     }
 
-    /// The hot transactions whose target may be the one that says so of itself.
+    /// The hot transactions whose target may be the one that says so of itself, or of which the
+    /// caller knows that it is.
     ///
     /// # Errors
     /// Where the directory cannot be read.
-    pub fn hot_on(&self, identity: &Identity) -> Result<Vec<Entry>> {
+    pub fn hot_on(
+        &self,
+        identity: &Identity,
+        is_known: impl Fn(&Entry) -> bool,
+    ) -> Result<Vec<Entry>> {
         if !self.path.is_dir() {
             // What stands there instead is refused where a journal is to be kept.
             return Ok(Vec::new());
@@ -322,7 +327,7 @@ impl Store {
         // A sibling partition too: the journal holds the table that they share.
         let same = |e: &Entry| {
             let theirs = e.identity.as_ref();
-            theirs.is_some_and(|i| i.matches(identity) || i.shares_table(identity))
+            theirs.is_some_and(|i| i.matches(identity) || i.shares_table(identity)) || is_known(e)
         };
         Ok(self
             .list()?

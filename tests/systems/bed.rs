@@ -195,12 +195,13 @@ impl Bed {
         match self.row.place.table {
             Table::Bare => Vec::new(),
             Table::Gpt => vec![(0, sector + copy), (len - copy, copy)],
-            Table::MbrPrimary => vec![(0, sector)],
+            // The entries alone: not the boot code, nor the disk's signature.
+            Table::MbrPrimary => vec![(446, 64)],
             Table::MbrLogical => {
                 let ebrs = self.ebrs(MIB * 3 / 2);
                 assert_eq!(ebrs.len(), 2, "{ebrs:?}");
                 let all = [0].into_iter().chain(ebrs);
-                all.map(|at| (at, sector)).collect()
+                all.map(|at| (at + 446, 64)).collect()
             }
         }
     }

@@ -121,6 +121,52 @@ fn the_table_is_the_one_in_readme() {
     assert!(readme.contains(&table), "README has another table");
 }
 
+/// The comparison of everything outside the plan sees a byte wherever it is, and nothing inside.
+#[test]
+fn a_stray_byte_is_seen_wherever_it_is() {
+    if !host::is_root() {
+        return;
+    }
+    use std::os::unix::fs::FileExt;
+    let dir = workspace();
+    let base = make(&ext::Ext4, 512, dir.path());
+    let len = ext::Ext4.sizes().now << 20;
+    let (mib, end) = (1 << 20, ext::Ext4.sizes().most << 20);
+    for table in rows::Table::ALL {
+        let place = rows::Place {
+            table,
+            sector: 512,
+            is_device: false,
+        };
+        let system: &dyn System = &ext::Ext4;
+        let bed = bed::Bed::make(dir.path(), Row { system, place }, &base);
+        let keep = dir.path().join("keep");
+        bed.keep(&keep);
+        let outside = [
+            bed.start.checked_sub(1),
+            Some(bed.start + len),
+            Some(bed.start + end - 1),
+            (bed.start > 0).then_some(mib),
+            (bed.start > 0).then_some(bed.start + end),
+            // Between the parts of a table.
+            (bed.start > 0).then_some(40 << 10),
+        ];
+        let inside = [Some(bed.start), Some(bed.start + len - 1)];
+        let inside = inside.map(|at| (at, true)).into_iter();
+        for (at, is_planned) in outside.map(|at| (at, false)).into_iter().chain(inside) {
+            let Some(at) = at else { continue };
+            bed.restore(&keep);
+            let mut options = std::fs::File::options();
+            let file = options.read(true).write(true).open(&bed.file).unwrap();
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, at).unwrap();
+            file.write_all_at(&[!byte[0]], at).unwrap();
+            let judged = catch_unwind(AssertUnwindSafe(|| bed.assert_outside(&keep, len)));
+            assert_eq!(judged.is_ok(), is_planned, "{table:?}: byte {at}");
+        }
+    }
+}
+
 /// The account of files that every row relies on sees each change that a resize could make.
 #[test]
 fn the_account_of_files_sees_each_change() {

@@ -15,6 +15,8 @@ pub(super) const JUDGE: &str = "look with `sfdisk --verify DISK` and `fdisk -l D
 const OUTSIDE: &str = "if this is an image of a disk with sectors of 4096 bytes, say so with \
      --sector-size; if it is a copy, it may have been cut short; otherwise look with `fdisk -l DISK`";
 
+const DYNAMIC: u8 = 0x42;
+
 /// Only one extended partition can be, for logical ones are numbered through.
 pub(super) fn two_extended(primary: &[MbrPartition]) -> Option<Refusal> {
     let mut extended = primary.iter().filter(|p| p.is_extended());
@@ -26,6 +28,20 @@ pub(super) fn two_extended(primary: &[MbrPartition]) -> Option<Refusal> {
             first.number, second.number
         ),
         JUDGE,
+    ))
+}
+
+/// A disk whose partitions are volumes of a database at its end, of which the table knows nothing.
+pub(super) fn dynamic(primary: &[MbrPartition]) -> Option<Refusal> {
+    let of_database = primary.iter().find(|p| p.kind == DYNAMIC)?;
+    Some(Refusal::new(
+        "mbr-dynamic-disk",
+        format!(
+            "partition {} says that this is a dynamic disk of Windows, whose volumes are told in a \
+             database at its end",
+            of_database.number
+        ),
+        "use the disk management of Windows",
     ))
 }
 

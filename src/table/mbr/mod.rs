@@ -67,7 +67,8 @@ pub(super) fn judge(
     primary: Vec<MbrPartition>,
     mut notes: Vec<String>,
 ) -> io::Result<Found> {
-    let mut problems: Vec<Refusal> = examine::two_extended(&primary).into_iter().collect();
+    let mut problems: Vec<Refusal> = examine::dynamic(&primary).into_iter().collect();
+    problems.extend(examine::two_extended(&primary));
     let extended = primary.iter().find(|p| p.is_extended()).cloned();
     let mut partitions = primary;
     let mut chain = Chain::default();

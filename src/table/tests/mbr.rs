@@ -390,6 +390,7 @@ fn every_kind_of_damage_is_named() {
         with(&|d| d.ebrs[0].1[3] = (0x0f, 1, 1)),
         ["mbr-ebr-entries"]
     );
+    assert_eq!(with(&|d| d.primary[0].0 = 0x42), ["mbr-dynamic-disk"]);
     let two = with(&|d| d.primary[1].0 = 0x0F);
     assert!(two.contains(&"mbr-two-extended".to_string()), "{two:?}");
     let far = with(&|d| d.primary[3].1 = 1 << 31);
