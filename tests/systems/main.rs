@@ -16,6 +16,7 @@ mod journey;
 mod mail;
 mod rows;
 mod system;
+mod xfs;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};

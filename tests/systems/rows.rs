@@ -2,9 +2,10 @@
 
 use super::ext::Ext4;
 use super::system::System;
+use super::xfs::Xfs;
 
 /// Every file system. Add yours at the end, and print README's table anew.
-pub const SYSTEMS: &[&dyn System] = &[&Ext4];
+pub const SYSTEMS: &[&dyn System] = &[&Ext4, &Xfs];
 
 /// Which way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
