@@ -17,6 +17,7 @@ mod mail;
 mod rows;
 mod swap;
 mod system;
+mod xfs;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -3,9 +3,10 @@
 use super::ext::Ext4;
 use super::swap::Swap;
 use super::system::System;
+use super::xfs::Xfs;
 
 /// Every file system. Add yours at the end, and print README's table anew.
-pub const SYSTEMS: &[&dyn System] = &[&Ext4, &Swap];
+pub const SYSTEMS: &[&dyn System] = &[&Ext4, &Swap, &Xfs];
 
 /// Which way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -69,16 +69,6 @@ pub enum Place {
 }
 
 impl Place {
-    pub const ALL: [Place; 7] = [
-        Place::Bare,
-        Place::BareExtended,
-        Place::Gpt,
-        Place::GptExtended,
-        Place::BareDevice,
-        Place::Device,
-        Place::Node,
-    ];
-
     pub fn name(self) -> &'static str {
         match self {
             Place::Bare => "bare image",
@@ -112,18 +102,24 @@ pub struct Row {
     pub sector: u32,
 }
 
-/// Every row: the plain shape in every place with both sizes of sectors, each other shape once.
+/// Every row: the plain shape in a few places, each other shape once.
 pub fn rows() -> Vec<Row> {
-    let plain = Place::ALL.iter().flat_map(|&place| {
-        [(PLAIN, 512), (WIDE, 4096)].map(|(shape, sector)| Row {
-            shape,
-            place,
-            sector,
-        })
-    });
+    // Every other place is in the table of all systems (`tests/systems`).
+    let plain = [
+        (PLAIN, Place::BareExtended, 512),
+        (WIDE, Place::GptExtended, 4096),
+        (PLAIN, Place::BareDevice, 512),
+        (WIDE, Place::Node, 4096),
+    ];
     let turns = [Place::Gpt, Place::Bare, Place::Node, Place::GptExtended];
     let others = SHAPES.iter().zip(turns.iter().cycle());
+    let plain = plain.map(|(shape, place, sector)| Row {
+        shape,
+        place,
+        sector,
+    });
     plain
+        .into_iter()
         .chain(others.map(|(&shape, &place)| Row {
             shape,
             place,
