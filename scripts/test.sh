@@ -14,7 +14,7 @@ need e2fsck:e2fsprogs mke2fs:e2fsprogs resize2fs:e2fsprogs tune2fs:e2fsprogs deb
     dumpe2fs:e2fsprogs sgdisk:gdisk sfdisk:fdisk mount:mount losetup:mount blkid:util-linux \
     partx:util-linux setpriv:util-linux unshare:util-linux qemu-io:qemu-utils qemu-img:qemu-utils \
     strace:strace perl:perl-base awk:mawk cmp:diffutils ps:procps mkfs.xfs:xfsprogs \
-    mkfs.btrfs:btrfs-progs mkfs.fat:dosfstools git:git
+    mkfs.btrfs:btrfs-progs mkfs.fat:dosfstools git:git rsync:rsync e2undo:e2fsprogs
 need_rust fmt clippy
 
 # Whatever a test starts inherits this, unless it clears its environment.
@@ -72,7 +72,8 @@ stage format cargo fmt --check
 stage lints cargo clippy --locked --all-targets -- -D warnings
 stage layers cargo test --locked --test layers
 stage tests cargo test --locked
-[ ! -x scripts/mutate.sh ] || stage mutations scripts/mutate.sh
+stage prove scripts/prove.sh --fast
+stage mutations scripts/mutate.sh
 stage demo scripts/demo.sh
 stage remains nothing_left
 
