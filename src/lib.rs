@@ -17,7 +17,7 @@
 //! | 6 | `main.rs` | parse, run, exit code |
 //! | 5 | [`cli`] | what was typed, what is printed |
 //! | 4 | [`transaction`] | the use cases, and the transaction directory |
-//! | 3 | [`plan`], [`journal`], [`check`] | judge, and write |
+//! | 3 | [`plan`], [`journal`], [`check`], [`mail`] | judge, and write |
 //! | 2 | [`table`], [`fs`], [`snapshot`], [`overlay`], [`export`], [`sim`] | read and edit formats, rehearse |
 //! | 1 | [`disk`], [`report`], [`harden`] | the seams to bytes, to people, to processes |
 //! | 0 | [`units`], [`extent`] | the words |
@@ -33,6 +33,7 @@ pub mod extent;
 pub mod fs;
 pub mod harden;
 pub mod journal;
+pub mod mail;
 pub mod overlay;
 pub mod plan;
 pub mod report;

@@ -127,7 +127,8 @@ pub fn escape(text: &str) -> String {
         match c {
             c if harmless => out.push(c),
             '\\' => out.push_str("\\\\"),
-            c if (c as u32) < 0x100 => out.push_str(&format!("\\x{:02x}", c as u32)),
+            // Above, `\x` would be taken for a byte that is no character.
+            c if c.is_ascii() => out.push_str(&format!("\\x{:02x}", c as u32)),
             c => out.push_str(&format!("\\u{{{:x}}}", c as u32)),
         }
     }
@@ -163,6 +164,37 @@ pub fn duration(seconds: u64) -> String {
         120..=7199 => format!("{} min", seconds.div_ceil(60)),
         _ => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
     }
+}
+
+/// What [`escape_bytes`] made its text of; `None` where it did not make it.
+pub fn unescape_bytes(text: &str) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('\\') {
+        let (plain, escaped) = rest.split_at(at);
+        out.extend_from_slice(plain.as_bytes());
+        let body = escaped.get(2..)?;
+        rest = match escaped.as_bytes().get(1)? {
+            b'\\' => {
+                out.push(b'\\');
+                body
+            }
+            b'x' => {
+                let value = u8::from_str_radix(body.get(..2)?, 16).ok()?;
+                out.push(value);
+                body.get(2..)?
+            }
+            b'u' => {
+                let (digits, after) = body.strip_prefix('{')?.split_once('}')?;
+                let c = char::from_u32(u32::from_str_radix(digits, 16).ok()?)?;
+                out.extend_from_slice(c.encode_utf8(&mut [0; 4]).as_bytes());
+                after
+            }
+            _ => return None,
+        };
+    }
+    out.extend_from_slice(rest.as_bytes());
+    Some(out)
 }
 
 #[cfg(test)]
@@ -212,7 +244,7 @@ mod tests {
         assert_eq!(escape("a\x1b[2Jb"), "a\\x1b[2Jb");
         assert_eq!(escape("x\u{202e}y"), "x\\u{202e}y");
         assert_eq!(escape_bytes(b"mail\xff\n"), "mail\\xff\\x0a");
-        assert_eq!(tame("a\\x1b\n\x1b[2J\u{9b}"), "a\\x1b\n\\x1b[2J\\x9b");
+        assert_eq!(tame("a\\x1b\n\x1b[2J\u{9b}"), "a\\x1b\n\\x1b[2J\\u{9b}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Each module's layer, as the table in `lib.rs` says.
-const LAYERS: [(&str, u32); 19] = [
+const LAYERS: [(&str, u32); 20] = [
     ("units", 0),
     ("extent", 0),
     // Within layer 1, everything may report.
@@ -22,6 +22,7 @@ const LAYERS: [(&str, u32); 19] = [
     ("plan", 3),
     ("journal", 3),
     ("check", 3),
+    ("mail", 3),
     ("transaction", 4),
     ("cli", 5),
     ("main", 6),

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::blame::BlameArgs;
+use super::mail::MailCommand;
 use crate::fs::tool::PATIENCE;
 use crate::plan::{Level, To};
 use crate::units::Bytes;
@@ -66,6 +68,17 @@ pub struct TargetArgs {
     /// Logical sector size of an image [default: found out]
     #[arg(long, value_name = "BYTES", value_parser = clap::builder::PossibleValuesParser::new(["512", "4096"]))]
     pub sector_size: Option<String>,
+}
+
+/// Whether files are listed and compared.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct FilesArgs {
+    /// TARGET is a mounted directory, of any file system: its files, not its blocks
+    #[arg(long, conflicts_with_all = ["partition", "sector_size"])]
+    pub tree: bool,
+    /// Each file as well, in a list beside the manifest (MANIFEST.files), read offline
+    #[arg(long, conflicts_with = "tree")]
+    pub files: bool,
 }
 
 /// What a change is to be.
@@ -197,6 +210,9 @@ pub enum Command {
         /// Where the manifest is written
         #[arg(long, short, value_name = "FILE")]
         output: PathBuf,
+        /// What is listed.
+        #[command(flatten)]
+        files: FilesArgs,
     },
     /// Compare a target with a manifest, and name the files that differ
     Verify {
@@ -205,6 +221,9 @@ pub enum Command {
         target: TargetArgs,
         /// What `holdfast snapshot` wrote
         manifest: PathBuf,
+        /// What is compared.
+        #[command(flatten)]
+        files: FilesArgs,
     },
     /// List the transactions
     Status,
@@ -247,6 +266,11 @@ pub enum Command {
         #[arg(long, value_name = "ID")]
         confirm: Option<String>,
     },
+    /// Say whose bytes these are: files, directories, structures
+    Blame(BlameArgs),
+    /// Find damaged messages in a mail store
+    #[command(subcommand)]
+    Mail(MailCommand),
 }
 
 impl Command {
@@ -256,6 +280,7 @@ impl Command {
             Command::Check(args)
             | Command::Snapshot { target: args, .. }
             | Command::Verify { target: args, .. } => Some(&args.target),
+            Command::Blame(args) => Some(&args.target.target),
             Command::Plan(PlanCommand::Grow(args) | PlanCommand::Shrink(args)) => {
                 Some(&args.change.target.target)
             }
@@ -267,6 +292,7 @@ impl Command {
             Command::Apply { .. }
             | Command::Status
             | Command::Prune { .. }
+            | Command::Mail(_)
             | Command::Abandon { .. } => None,
         }
     }
@@ -287,6 +313,8 @@ impl Command {
             Command::Rollback { .. } => "rollback",
             Command::Prune { .. } => "prune",
             Command::Abandon { .. } => "abandon",
+            Command::Blame(_) => "blame",
+            Command::Mail(command) => command.name(),
         }
     }
 }

@@ -5,6 +5,9 @@
 
 mod answer;
 mod args;
+mod blame;
+mod files;
+mod mail;
 mod progress;
 mod render;
 mod run;

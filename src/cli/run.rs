@@ -61,6 +61,10 @@ pub fn main() -> ExitCode {
         name_state_dir(&mut answer, dir);
     }
     progress.clear();
+    let phases = progress.ended();
+    if !phases.is_empty() {
+        answer = answer.with("phases", &phases);
+    }
     print(&answer, command, cli.common.json)
 }
 
@@ -120,7 +124,7 @@ fn print(answer: &Answer, command: &str, json: bool) -> ExitCode {
 
 /// The document in a line of its own, with the control characters that JSON allows escaped too: it
 /// may well be read on a terminal.
-fn harmless_json(document: &str) -> String {
+pub(super) fn harmless_json(document: &str) -> String {
     let mut out = String::with_capacity(document.len() + 1);
     for c in document.chars() {
         let mut units = [0; 2];
@@ -249,8 +253,22 @@ fn run(cli: &Cli, report: &Progress) -> Result<Answer, Stop> {
             report,
         ),
         Command::Apply { plan, yes, export } => run_apply(plan, *yes, &with(*export), report),
-        Command::Snapshot { target, output } => run_snapshot(target, output, report),
-        Command::Verify { target, manifest } => run_verify(target, manifest, report),
+        Command::Snapshot {
+            target,
+            output,
+            files,
+        } => match files.tree {
+            true => super::files::snapshot_tree(&target.target, output, report),
+            false => run_snapshot(target, output, files.files, report),
+        },
+        Command::Verify {
+            target,
+            manifest,
+            files,
+        } => match files.tree {
+            true => super::files::verify_tree(&target.target, manifest, report),
+            false => run_verify(target, manifest, files.files, report),
+        },
         Command::Status => run_status(&store),
         Command::Recover {
             what,
@@ -268,6 +286,8 @@ fn run(cli: &Cli, report: &Progress) -> Result<Answer, Stop> {
         }
         Command::Prune { ids, days } => run_prune(&store, ids, *days),
         Command::Abandon { id, confirm } => run_abandon(&store, id, confirm.as_deref(), report),
+        Command::Blame(args) => super::blame::run(args),
+        Command::Mail(command) => super::mail::run(command, report),
     }
 }
 
@@ -533,16 +553,30 @@ fn read_answer(question: &str, progress: &Progress) -> Result<String, Stop> {
     Ok(line.trim().to_string())
 }
 
-fn run_snapshot(args: &TargetArgs, output: &Path, report: &Progress) -> Result<Answer, Stop> {
+fn run_snapshot(
+    args: &TargetArgs,
+    output: &Path,
+    files: bool,
+    report: &Progress,
+) -> Result<Answer, Stop> {
     let look = Look::at(&asked(args))?;
     let taken = manifest::take(&look, output, report)?;
     let text = render::taken(&look.shown, output, &taken);
-    Ok(Answer::new(Outcome::Done, text)
+    let answer = Answer::new(Outcome::Done, text)
         .on(look.shown.clone())
-        .with("snapshot", &taken))
+        .with("snapshot", &taken);
+    match files {
+        true => super::files::and_list(answer, &look, output, report),
+        false => Ok(answer),
+    }
 }
 
-fn run_verify(args: &TargetArgs, file: &Path, report: &Progress) -> Result<Answer, Stop> {
+fn run_verify(
+    args: &TargetArgs,
+    file: &Path,
+    files: bool,
+    report: &Progress,
+) -> Result<Answer, Stop> {
     let look = Look::at(&asked(args))?;
     let found = manifest::verify(&look, file, report)?;
     let outcome = if found.extents.is_empty() {
@@ -550,9 +584,13 @@ fn run_verify(args: &TargetArgs, file: &Path, report: &Progress) -> Result<Answe
     } else {
         Outcome::Differs
     };
-    Ok(Answer::new(outcome, render::compared(&found))
+    let answer = Answer::new(outcome, render::compared(&found))
         .on(look.shown.clone())
-        .with("comparison", &found))
+        .with("comparison", &found);
+    match files {
+        true => super::files::and_compare(answer, &look, file, report),
+        false => Ok(answer),
+    }
 }
 
 fn run_status(store: &Store) -> Result<Answer, Stop> {

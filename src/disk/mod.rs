@@ -20,6 +20,7 @@ mod host_dir;
 mod latch;
 mod lock;
 mod memory;
+pub mod mounted;
 mod mounts;
 mod suitable;
 pub mod survey;

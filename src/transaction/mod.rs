@@ -8,10 +8,12 @@
 //! 2. Before the commit point a wish to stop is heard between any two steps; after it, not at all.
 //! 3. Every use case ends in a value that names the state of the target: done, or a [`Stop`].
 
+pub mod blame;
 pub mod change;
 pub mod dossier;
 pub mod inhibit;
 pub mod look;
+pub mod mail;
 pub mod manifest;
 pub mod media;
 pub mod planning;

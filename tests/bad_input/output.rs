@@ -36,7 +36,7 @@ fn labels_and_names_from_a_disk_cannot_steer_a_terminal() {
         program.document();
         if args[0] == "check" || args[0] == "plan" {
             assert!(
-                text.stdout.contains("a\\x1b[2J\\x9b2J\\u{202e}"),
+                text.stdout.contains("a\\x1b[2J\\u{9b}2J\\u{202e}"),
                 "{}",
                 text.stdout
             );
@@ -209,12 +209,15 @@ fn first_arguments(sources: &[String]) -> BTreeSet<String> {
 
 /// Words in `kebab-case` that are something else than a code: attributes of serde, packages and
 /// programs, the room's own name for its first argument.
-const OTHERS: [&str; 5] = [
+const OTHERS: [&str; 8] = [
     "kebab-case",
     "bcache-tools",
     "ceph-bluestore-tool",
     "nilfs-resize",
+    "ntfs-3g",
     "room-job",
+    "btrfs-resize",
+    "xfs-grow",
 ];
 
 /// GUIDs of partition types are written like codes.
@@ -241,7 +244,12 @@ fn every_refusal_code_is_documented_and_every_documented_one_exists() {
     }
     let mut files = Vec::new();
     sources(&root.join("src"), &mut files);
-    let mut used = literals(&files);
+    // Headers, programs of mail servers, kinds of damage: what mail is full of are no codes.
+    let mut mail = Vec::new();
+    sources(&root.join("src/mail"), &mut mail);
+    let (plain, _): (Vec<String>, Vec<String>) =
+        files.iter().cloned().partition(|file| !mail.contains(file));
+    let mut used = literals(&plain);
     used.extend(first_arguments(&files));
     assert!(used.len() > 80, "the search finds too little: {used:?}");
     let missing: Vec<&String> = used

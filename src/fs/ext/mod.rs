@@ -35,6 +35,7 @@ pub mod layout;
 pub mod map;
 pub mod orphan;
 pub mod owners;
+pub mod reader;
 pub mod refuse;
 pub mod replay;
 pub mod superblock;
@@ -53,7 +54,8 @@ use self::groups::Groups;
 use self::superblock::{STATE_ERROR, SUPERBLOCK_BYTES, SUPERBLOCK_OFFSET, Superblock};
 use super::tool::{ToolError, Tools};
 use super::{
-    Bounds, Difference, Direction, Driver, FsError, GateState, Observed, Orphan, TransactionId,
+    Bounds, Difference, Direction, Driver, FsError, GateState, Observed, Orphan, Owner,
+    TransactionId,
 };
 
 /// The driver for ext2, ext3 and ext4.
@@ -211,6 +213,15 @@ impl Driver for Ext {
         limit: usize,
     ) -> Result<Vec<String>, FsError> {
         owners::owners(part, extents, limit)
+    }
+
+    fn owned(
+        &self,
+        part: &dyn DiskRead,
+        extents: &ExtentMap,
+        limit: usize,
+    ) -> Result<Vec<Owner>, FsError> {
+        owners::owned(part, extents, limit)
     }
 }
 

@@ -2,11 +2,11 @@
 //!
 //! For people, after something was found to differ: "these bytes were part of these files".
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use crate::disk::DiskRead;
 use crate::extent::{Extent, ExtentMap};
-use crate::fs::FsError;
+use crate::fs::{FsError, Owner};
 use crate::report::Quiet;
 use crate::units::escape_bytes;
 
@@ -16,6 +16,19 @@ use super::superblock::{SUPERBLOCK_BYTES, SUPERBLOCK_OFFSET};
 use super::used::{Structure, StructureKind, structures, used};
 use super::walk::Volume;
 
+/// The names alone of what [`owned`] finds.
+///
+/// # Errors
+/// As [`owned`].
+pub fn owners(
+    part: &dyn DiskRead,
+    extents: &ExtentMap,
+    limit: usize,
+) -> Result<Vec<String>, FsError> {
+    let owners = owned(part, extents, limit)?;
+    Ok(owners.into_iter().map(|owner| owner.name).collect())
+}
+
 /// The owners of `extents` of the file system on `part`: structures first, in the order of the
 /// groups, then files in the order of their inodes (one name for a file that has several), then
 /// what nobody owns. Each once, at most `limit`.
@@ -23,11 +36,11 @@ use super::walk::Volume;
 /// # Errors
 /// [`FsError`] where the file system cannot be read. Files whose path cannot be found are named
 /// by their inode.
-pub fn owners(
+pub fn owned(
     part: &dyn DiskRead,
     extents: &ExtentMap,
     limit: usize,
-) -> Result<Vec<String>, FsError> {
+) -> Result<Vec<Owner>, FsError> {
     let volume = Volume::open(part)?;
     let mut search = Search {
         volume: &volume,
@@ -51,7 +64,7 @@ struct Search<'a> {
     extents: &'a ExtentMap,
     /// What no owner was found for so far.
     rest: ExtentMap,
-    names: Vec<String>,
+    names: Vec<Owner>,
 }
 
 impl Search<'_> {
@@ -76,10 +89,10 @@ impl Search<'_> {
             Extent::from_range(superblock.end(), block_end),
         ];
         if around.map(|extent| self.take(extent)).contains(&true) {
-            self.names.push("boot block".into());
+            self.names.push(Owner::structure("boot block"));
         }
         if self.take(superblock) {
-            self.names.push("superblock".into());
+            self.names.push(Owner::structure("superblock"));
         }
         for (number, group) in volume.groups.iter() {
             for structure in structures(&volume.sb, number, group) {
@@ -88,7 +101,8 @@ impl Search<'_> {
                 let blocks = &structure.blocks;
                 let extent = volume.bytes_of(blocks.start, blocks.end.saturating_sub(blocks.start));
                 if !primary && self.take(extent) {
-                    self.names.push(structure_name(&structure));
+                    self.names
+                        .push(Owner::structure(structure_name(&structure)));
                 }
             }
         }
@@ -98,43 +112,56 @@ impl Search<'_> {
     fn files(&mut self, limit: usize) -> Result<(), FsError> {
         let volume = self.volume;
         let room = limit.saturating_sub(self.names.len());
-        let mut owners = BTreeSet::new();
+        let mut owners: BTreeMap<u32, (Vec<Extent>, bool)> = BTreeMap::new();
         volume.each_inode(&Quiet, |number, inode, _| {
-            if owners.len() < room && self.owns(number, inode)? {
-                owners.insert(number);
+            if owners.len() < room
+                && let Some(found) = self.owns(number, inode)?
+            {
+                owners.insert(number, found);
             }
             Ok(())
         })?;
-        let paths = volume.paths(&owners, &Quiet).unwrap_or_default();
-        for number in owners {
+        let numbers = owners.keys().copied().collect();
+        let paths = volume.paths(&numbers, &Quiet).unwrap_or_default();
+        for (number, (ranges, map)) in owners {
             let name = match (self.special(number), paths.get(&number)) {
                 (Some(name), _) => name.to_string(),
                 (None, Some(path)) => escape_bytes(path),
                 (None, None) => format!("inode {number}"),
             };
-            self.names.push(name);
+            self.names.push(Owner { name, ranges, map });
         }
         Ok(())
     }
 
-    /// Whether an inode owns any of the bytes; all of its blocks then have an owner.
-    fn owns(&mut self, number: u32, inode: &Inode) -> Result<bool, FsError> {
+    /// What of an inode's content the bytes are, and whether they are of its map or attributes;
+    /// `None` where none are. All of its blocks then have an owner.
+    fn owns(&mut self, number: u32, inode: &Inode) -> Result<Option<(Vec<Extent>, bool)>, FsError> {
         let volume = self.volume;
-        let mut owns = false;
+        let (mut ranges, mut of_map) = (Vec::new(), false);
         let sb = &volume.sb;
         if (1..sb.blocks).contains(&inode.xattr_block) {
-            owns |= self.take(volume.bytes_of(inode.xattr_block, 1));
+            of_map |= self.take(volume.bytes_of(inode.xattr_block, 1));
         }
         let mut map = Map::new(volume, number, inode)?;
         while let Some(piece) = map.next_piece()? {
-            owns |= match piece {
-                Piece::Metadata(block) => self.take(volume.bytes_of(block, 1)),
+            match piece {
+                Piece::Metadata(block) => of_map |= self.take(volume.bytes_of(block, 1)),
                 // Reserved descriptor blocks belong to the group that they are in.
-                Piece::Run(_) if number == RESIZE => false,
-                Piece::Run(run) => self.take(volume.bytes_of(run.physical, run.len)),
+                Piece::Run(_) if number == RESIZE => {}
+                Piece::Run(run) => {
+                    let place = volume.bytes_of(run.physical, run.len);
+                    if self.take(place) {
+                        let start = run.logical * sb.block_bytes;
+                        let within = self.extents.within(place);
+                        ranges.extend(
+                            within.map(|e| Extent::new(start + (e.start - place.start), e.len)),
+                        );
+                    }
+                }
             };
         }
-        Ok(owns)
+        Ok((of_map || !ranges.is_empty()).then_some((ranges, of_map)))
     }
 
     fn special(&self, number: u32) -> Option<&'static str> {
@@ -157,13 +184,14 @@ impl Search<'_> {
         let used = used(volume.part, &volume.sb, &volume.groups, &Quiet)?;
         let free = within.difference(&used);
         if within.total_bytes() > free.total_bytes() {
-            self.names.push("blocks in use that no file has".into());
+            self.names
+                .push(Owner::structure("blocks in use that no file has"));
         }
         if !free.is_empty() {
-            self.names.push("free space".into());
+            self.names.push(Owner::structure("free space"));
         }
         if self.rest.end() > inside.end() {
-            self.names.push("beyond the file system".into());
+            self.names.push(Owner::structure("beyond the file system"));
         }
         Ok(())
     }

@@ -112,6 +112,17 @@ impl<'a> Volume<'a> {
         Ok(InodeSet { first, bits })
     }
 
+    /// One inode, parsed and as it is on the disk, for whoever needs only that one.
+    ///
+    /// # Errors
+    /// As [`Table::get`].
+    pub fn inode(&self, number: u32) -> Result<(Inode, Vec<u8>), FsError> {
+        let mut table = Table::new(self);
+        table.chunk_bytes = self.sb.block_bytes;
+        let (inode, raw) = table.get(number)?;
+        Ok((inode, raw.to_vec()))
+    }
+
     /// Calls `visit` with every inode in use, in the order of the tables.
     ///
     /// # Errors
@@ -363,6 +374,7 @@ pub struct Table<'a> {
     volume: &'a Volume<'a>,
     start: u64,
     bytes: Vec<u8>,
+    chunk_bytes: u64,
 }
 
 impl<'a> Table<'a> {
@@ -372,6 +384,7 @@ impl<'a> Table<'a> {
             volume,
             start: 0,
             bytes: Vec::new(),
+            chunk_bytes: CHUNK_BYTES,
         }
     }
 
@@ -394,8 +407,8 @@ impl<'a> Table<'a> {
         let within = index % u64::from(sb.inodes_per_group) * inode_bytes;
         let at = table.start + within;
         if at < self.start || at + inode_bytes > self.start + self.bytes.len() as u64 {
-            let start = table.start + (within - within % CHUNK_BYTES);
-            let len = CHUNK_BYTES.min(table.end() - start);
+            let start = table.start + (within - within % self.chunk_bytes);
+            let len = self.chunk_bytes.min(table.end() - start);
             self.bytes = read_vec(volume.part, start, len as usize)?;
             self.start = start;
         }
