@@ -19,7 +19,8 @@ need e2fsck:e2fsprogs mke2fs:e2fsprogs resize2fs:e2fsprogs tune2fs:e2fsprogs deb
     mkreiserfs:reiserfsprogs mkfs.nilfs2:nilfs-tools mkudffs:udftools make-bcache:bcache-tools \
     cryptsetup:cryptsetup-bin \
     ntfsresize:ntfs-3g ntfs-3g:ntfs-3g ntfsfix:ntfs-3g getfattr:attr setfattr:attr \
-    xfs_repair:xfsprogs xfs_db:xfsprogs xfs_io:xfsprogs
+    xfs_repair:xfsprogs xfs_db:xfsprogs xfs_io:xfsprogs \
+    rsync:rsync e2undo:e2fsprogs
 need_rust fmt clippy
 
 # Whatever a test starts inherits this, unless it clears its environment.
@@ -77,7 +78,8 @@ stage format cargo fmt --check
 stage lints cargo clippy --locked --all-targets -- -D warnings
 stage layers cargo test --locked --test layers
 stage tests cargo test --locked
-[ ! -x scripts/mutate.sh ] || stage mutations scripts/mutate.sh
+stage prove scripts/prove.sh --fast
+stage mutations scripts/mutate.sh
 stage demo scripts/demo.sh
 stage remains nothing_left
 

@@ -559,6 +559,7 @@ fn p3_real_file_systems_end_as_before_or_as_after() {
     }
     let scenes: Vec<Scene> = CASES.iter().map(Scene::make).collect();
     let first = number("HOLDFAST_SEED").unwrap_or(1);
+    println!("from seed {first}");
     let seeds = number("HOLDFAST_SEEDS").unwrap_or(400);
     let end = number("HOLDFAST_MINUTES").map(|m| Instant::now() + Duration::from_secs(m * 60));
     let next = AtomicU64::new(first);

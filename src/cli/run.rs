@@ -224,6 +224,16 @@ fn run(cli: &Cli, report: &Progress) -> Result<Answer, Stop> {
         patience: Duration::from_secs(cli.common.patience),
         report,
     };
+    if matches!(
+        cli.command,
+        Command::Status
+            | Command::Recover { .. }
+            | Command::Rollback { .. }
+            | Command::Prune { .. }
+            | Command::Abandon { .. }
+    ) {
+        store.trusted()?;
+    }
     match &cli.command {
         Command::Check(args) => run_check(args, &with(ExportArg::Auto)),
         Command::Plan(PlanCommand::Grow(args)) => {

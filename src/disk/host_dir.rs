@@ -45,6 +45,17 @@ impl HostDir {
         })
     }
 
+    /// Its owner, and whether others can write to it.
+    ///
+    /// # Errors
+    /// The kernel's, with the path.
+    pub fn owner(&self) -> io::Result<(u32, bool)> {
+        use std::os::unix::fs::MetadataExt;
+        let meta = self.dir.metadata();
+        let meta = meta.map_err(|e| named("looking at", &self.path, &e))?;
+        Ok((meta.uid(), meta.mode() & 0o022 != 0))
+    }
+
     /// Creates directory `name`, which must not exist, in the directory `parent`, for nobody but
     /// its owner. Durable on return.
     ///

@@ -41,7 +41,7 @@ pub use host_dir::HostDir;
 pub use latch::Latch;
 pub use lock::Hold;
 pub use memory::{MemoryDir, MemoryDisk};
-pub use suitable::{StateDir, device_of, suitability};
+pub use suitable::{StateDir, check_owner, device_of, suitability};
 pub use window::Window;
 
 /// The shape of a disk.

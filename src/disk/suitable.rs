@@ -123,7 +123,11 @@ pub fn device_of(host: &Host, path: &Path) -> io::Result<Option<DevNumber>> {
     Ok(None)
 }
 
-fn check_owner(dir: &Path) -> Result<(), HostError> {
+/// Whether `dir` is a directory to which nobody but its owner, who runs this, can write.
+///
+/// # Errors
+/// `state-dir-owner`, or where it cannot be looked at.
+pub fn check_owner(dir: &Path) -> Result<(), HostError> {
     let meta = std::fs::metadata(dir).map_err(|e| failed("looking at", dir, e))?;
     let shown = escape_bytes(dir.as_os_str().as_encoded_bytes());
     let us = geteuid().as_raw();

@@ -36,6 +36,9 @@ const TAIL_BYTES: usize = 64 << 10;
 /// A log does not grow beyond this, whatever the tool says.
 const LOG_BYTES: u64 = 16 << 20;
 
+/// A tool that says more than this has nothing to say.
+const MOST_BYTES: u64 = 16 * LOG_BYTES;
+
 /// How long a tool may make no progress, where nobody says otherwise.
 pub const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -155,6 +158,16 @@ pub enum ToolError {
         /// For how long.
         seconds: u64,
         /// The end of what it said, escaped.
+        output_tail: String,
+    },
+    /// It never fell silent, and was killed.
+    #[error("{tool} was stopped after {said} bytes of output\n{output_tail}")]
+    Endless {
+        /// The program.
+        tool: String,
+        /// Bytes of its output.
+        said: u64,
+        /// The end of it, escaped.
         output_tail: String,
     },
     /// Somebody asked to stop, and it was killed.
@@ -372,6 +385,13 @@ impl<'a> Tools<'a> {
             if (self.interrupted)() {
                 return Err(ToolError::Interrupted {
                     tool: tool.name.into(),
+                });
+            }
+            if output.bytes > MOST_BYTES {
+                return Err(ToolError::Endless {
+                    tool: tool.name.into(),
+                    said: output.bytes,
+                    output_tail: output.text(),
                 });
             }
             let sign = Sign::of(child, self.launch, output.bytes);
@@ -680,6 +700,18 @@ mod tests {
             other => panic!("{other:?}"),
         }
         assert!(began.elapsed() < DYING, "{:?}", began.elapsed());
+    }
+
+    #[test]
+    fn one_that_never_falls_silent_is_killed() {
+        let (_dir, dirs) = fake("exec yes 0123456789");
+        let here = Here::default();
+        match Tools::new(&here).with_dirs(dirs).run(FAKE, &[]) {
+            Err(ToolError::Endless { output_tail, .. }) => {
+                assert!(output_tail.len() <= TAIL_BYTES);
+            }
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

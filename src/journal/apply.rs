@@ -253,7 +253,8 @@ impl Journal {
         work: &Work<'_>,
     ) -> Result<(), Halt> {
         let mut records: Vec<&Record> = self.records().iter().filter(|r| r.step == step).collect();
-        if matches!(step, Step::BackupTable | Step::PrimaryTable) && !records.is_empty() {
+        let is_table = matches!(step, Step::BackupTable | Step::PrimaryTable);
+        if is_table && !records.is_empty() {
             // Invariant 8: a copy of the table that is right already is not put at risk. Writing it
             // again could tear it while the other copy is torn, after a change of direction.
             let views = work.media.views().map_err(halt("reading the target"))?;
@@ -261,7 +262,7 @@ impl Journal {
             records.retain(|r| wrong.intersects(r.extent));
         }
         let mut any = false;
-        for record in records {
+        for record in &records {
             let mut content = self.content(record, side)?;
             // Undoing an image's extension: what lies beyond the old end goes with the length.
             let room = disk
@@ -281,6 +282,17 @@ impl Journal {
             // Barrier: one copy of the partition table is whole at every instant, and nothing is
             // read back, nor the gate opened, before all of it is durable.
             disk.flush().map_err(halt("flushing the target"))?;
+        }
+        if any && is_table {
+            // Invariant 8: the other copy is put at risk only when this one is right, also where a
+            // write was acknowledged and lost.
+            let views = work.media.views().map_err(halt("reading back the table"))?;
+            let view = whole(&views)?;
+            records.retain(|r| r.extent.end() <= disk.len_bytes());
+            let left = self.differing(view, records, side)?;
+            if !left.is_empty() {
+                return Err(mismatch(view, &left));
+            }
         }
         Ok(())
     }

@@ -508,7 +508,7 @@ fn not_its_fault(e: ToolError) -> Result<Stop, ToolError> {
         ToolError::Refused(refusal) => Ok(Stop::Refused(vec![refusal])),
         ToolError::Interrupted { .. } => Ok(Stop::Interrupted),
         // That says nothing about the file system, whatever the tool was to do.
-        e @ ToolError::Hung { .. } => Ok(Stop::rejected(
+        e @ (ToolError::Hung { .. } | ToolError::Endless { .. }) => Ok(Stop::rejected(
             "tool-hung",
             e.to_string(),
             "try again; if it hangs again, report it",

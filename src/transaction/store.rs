@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::stop::Stop;
 use crate::disk::survey::{Host, HostError};
-use crate::disk::{Dir, HostDir, StateDir, read_vec, suitability};
+use crate::disk::{Dir, HostDir, StateDir, check_owner, read_vec, suitability};
 use crate::fs::TransactionId;
 use crate::journal::{Closed, JOURNAL_NAME, Journal, JournalError, JournalState};
 use crate::plan::{Identity, Plan};
@@ -189,6 +189,20 @@ impl Store {
         self.path.join(id.to_string())
     }
 
+    /// Whether nobody else can have put a journal there: it says what is written where.
+    ///
+    /// # Errors
+    /// [`Stop::Refused`] where somebody can.
+    pub fn trusted(&self) -> Result<(), Stop> {
+        match check_owner(&self.path) {
+            Err(HostError::Refused(refusal)) => Err(Stop::Refused(vec![refusal])),
+            Err(HostError::Io(e)) if self.path.exists() => Err(Stop::Failed(
+                anyhow::Error::from(e).context("looking at the state directory"),
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// All transactions, the oldest first.
     ///
     /// # Errors
@@ -256,16 +270,17 @@ impl Store {
     /// Where there is none, or it belongs to somebody else.
     pub fn open(&self, id: TransactionId) -> Result<HostDir> {
         let path = self.dir_of(id);
-        let meta = std::fs::symlink_metadata(&path)
-            .with_context(|| format!("opening {}", path.display()))?;
-        let owner = std::os::unix::fs::MetadataExt::uid(&meta);
-        if owner != nix::unistd::geteuid().as_raw() {
+        let dir = HostDir::open(&path).with_context(|| format!("opening {}", path.display()))?;
+        // Of what was opened, and not of what has the name a moment later.
+        let (owner, open) = dir.owner()?;
+        if owner != nix::unistd::geteuid().as_raw() || open {
             bail!(
-                "{} belongs to another user (uid {owner}); it is not trusted",
+                "{} belongs to another user (uid {owner}), or others can write to it; it is not \
+                 trusted",
                 path.display()
             );
         }
-        HostDir::open(&path).with_context(|| format!("opening {}", path.display()))
+        Ok(dir)
     }
 
     /// Opens the directory of a transaction for one process alone, until it is dropped.

@@ -141,6 +141,30 @@ my %harm = (
         poke($b, $x);
         harmed($one->[0], $other->[0]);
     },
+    'duplicated-block' => sub {
+        my ($one, $other) = two();
+        my ($from, $to) = map { (blocks($_->[0]))[0] * block_bytes() } $one, $other;
+        poke($to, peek($from, block_bytes()));
+        harmed($other->[0]);
+    },
+    # What two inodes lead to: each name now leads to the other file.
+    'swapped-inodes' => sub {
+        my ($one, $other) = two();
+        my ($a, $b) = map { stat_fields($_->[0]) } $one, $other;
+        set_fields($one->[0], $b);
+        set_fields($other->[0], $a);
+        harmed($one->[0], $other->[0]);
+    },
+    'acl-new' => sub {
+        my $message = pick(single(0));
+        # user::rw-, user:8:rw-, group::---, mask::rw-, other::---
+        open my $value, '>:raw', '/tmp/acl' or give_up("/tmp: $!");
+        print $value pack 'V (v v V)5', 2, 1, 6, 0xffffffff, 2, 6, 8, 4, 0, 0xffffffff, 0x10, 6, 0xffffffff, 0x20, 0, 0xffffffff;
+        close $value;
+        debugfs("ea_set -f /tmp/acl $message->[0] system.posix_acl_access");
+        harmed($message->[0]);
+    },
+    'journal-inode' => sub { debugfs('sif <8> mtime 20010101'); },
     'swapped-pointers' => sub {
         my %alike;
         for my $message (single(0)) {
@@ -268,6 +292,8 @@ my %harm = (
     exit => sub { exit 1 },
     crash => sub { unpack 'p', pack 'L!', 1 },
     hang => sub { sleep 1 while 1 },
+    spin => sub { 1 while 1 },
+    endless => sub { my $line = 'y' x 65_535; print $line, "\n" while 1 },
     'hang-deaf' => sub {
         $SIG{$_} = 'IGNORE' for grep { !/^(KILL|STOP|NUM\d+)$/ } keys %SIG, 'TERM', 'INT', 'HUP';
         if (!fork) { open my $held, '+<', $file; sleep 1000 }
@@ -382,6 +408,22 @@ sub forge {
         "freeb $block", "set_bg $group free_blocks_count " . ($free + 1),
         "set_bg $group checksum calc", 'ssv free_blocks_count ' . ($all + 1),
     );
+}
+
+# Everything that says where the content of a file is and how long it is.
+sub stat_fields {
+    my ($path) = @_;
+    my ($block, $offset) = debugfs("imap $path") =~ /located at block (\d+), offset (0x[0-9a-f]+)/;
+    my $raw = peek($block * block_bytes() + hex $offset, 128);
+    return { size => unpack('V', substr $raw, 4, 4), blocks => unpack('V', substr $raw, 28, 4),
+        block => [unpack 'V15', substr $raw, 40, 60] };
+}
+
+sub set_fields {
+    my ($path, $fields) = @_;
+    my @block = @{ $fields->{block} };
+    debugfs("sif $path size $fields->{size}", "sif $path blocks $fields->{blocks}",
+        map { 'sif ' . $path . ' block[' . (qw(IND DIND TIND))[$_ - 12] x ($_ > 11) . $_ x ($_ < 12) . "] $block[$_]" } 0 .. 14);
 }
 
 sub attribute {

@@ -14,7 +14,10 @@ const COMMON: &[Kind] = &[
     ("bit", "file-content"),
     ("zeroed-block", "file-content"),
     ("swapped-content", "file-content"),
+    ("duplicated-block", "file-content"),
     ("swapped-pointers", "file-content"),
+    ("swapped-inodes", "file-content|size|map"),
+    ("acl-new", "xattrs"),
     ("deleted", "file-missing"),
     ("truncated", "size"),
     ("grown", "size"),
@@ -62,12 +65,13 @@ const BACKUPS: &[Kind] = &[
     ("backup-descriptors", "backup-descriptors"),
 ];
 
-const JOURNAL: &[Kind] = &[("journal", "journal")];
+const JOURNAL: &[Kind] = &[("journal", "journal"), ("journal-inode", "times")];
 const EXTENTS: &[Kind] = &[("hole-filled", "map")];
 
 /// Where chance decides what is hit, it decides more than once.
-const SEEDED: [&str; 10] = [
+const SEEDED: [&str; 11] = [
     "bit",
+    "duplicated-block",
     "zeroed-block",
     "swapped-content",
     "swapped-pointers",
@@ -246,7 +250,7 @@ fn one_that_hangs_is_stopped() {
     let scene = Scene::new("small-gpt", &[]);
     let (target, before) = (scene.image(), Stamp::of(&scene.image()));
     for export in ["fuse", "copy"] {
-        for kind in ["hang", "hang-deaf"] {
+        for kind in ["hang", "hang-deaf", "spin", "endless"] {
             let what = format!("{kind} as {export}");
             scene.harm("resize2fs", kind, 1, "resize");
             let last = ["-p2", "--export", export, text(&target)];

@@ -274,6 +274,44 @@ fn p3_a_record_that_cannot_be_read_is_written_again() {
     }
 }
 
+/// A write to the target that was acknowledged and lost, and a power cut a little later: the copies
+/// of the table are one after the other, and each is read back first.
+#[test]
+fn p3_a_lost_write_and_a_power_cut_after_it_are_recovered() {
+    for scene in Scene::all() {
+        let (machine, disk, dir) = scene.machine();
+        scene.commit(&disk, &dir);
+        let all = machine.operations();
+        let mut tried = 0;
+        // A journal that lost a write is read back before it is relied on.
+        let first = (0..all).find(|&at| {
+            let (machine, disk, dir) = scene.machine();
+            machine.follow(cut(at));
+            scene.commit(&disk, &dir);
+            machine.restart(Survival::KeepAll, 1);
+            disk.content() != scene.before[..]
+        });
+        for lost in first.unwrap()..all {
+            for later in 1..8 {
+                for survival in [Survival::Garbled, Survival::Neighbours, Survival::KeepAll] {
+                    let (machine, disk, dir) = scene.machine();
+                    machine.follow(Script {
+                        cut_at: Some(lost + later),
+                        ..script(lost, Fault::LostWrite)
+                    });
+                    scene.commit(&disk, &dir);
+                    machine.restart(survival, lost * 8 + later);
+                    let place = format!("lost {lost}, cut {later} later, {survival:?}");
+                    let side = scene.recover(&machine, &disk, &dir, Side::Before);
+                    scene.check(&disk, side.unwrap(), &place);
+                    tried += 1;
+                }
+            }
+        }
+        assert!(tried > 100, "{}: {tried}", scene.name);
+    }
+}
+
 /// A writer that notes where it writes.
 struct Noted {
     disk: SimDisk,
