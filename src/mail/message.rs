@@ -358,9 +358,16 @@ impl Message {
         self.structure.binary || self.sectors.announced
     }
 
+    /// Binary sectors, as far as they are of this message: its first one may be another's end.
+    fn binary(&self) -> Vec<Extent> {
+        let whole = Extent::from_range(self.start, self.at);
+        let runs = self.sectors.runs.iter();
+        runs.filter_map(|run| run.intersection(whole)).collect()
+    }
+
     fn binary_sectors(&self) -> Option<Draft> {
         // What lies in the header is said there.
-        let runs: Vec<Extent> = (self.sectors.runs.iter().copied())
+        let runs: Vec<Extent> = (self.binary().into_iter())
             .filter(|run| run.start != self.start || self.structure.fields > 0)
             // Where binary content is declared, this is what it looks like.
             .filter(|_| !self.declares_binary())
@@ -414,7 +421,7 @@ impl Message {
         };
         let text = escape_bytes(bad.text.get(..40.min(bad.text.len())).unwrap_or_default());
         let block = Extent::from_range(bad.at, (bad.at + 1).max(self.at.min(bad.at + 512)));
-        let binary_sector = self.sectors.runs.iter().any(|run| run.start == self.start);
+        let binary_sector = self.binary().iter().any(|run| run.start == self.start);
         let magic = magic(&bad.text).filter(|_| bad.fields == 0);
         let (sure, what) = match (bad.fields, magic) {
             (_, Some(name)) => (Certain, format!("it begins as {name}, not as a message")),
