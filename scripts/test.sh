@@ -14,7 +14,12 @@ need e2fsck:e2fsprogs mke2fs:e2fsprogs resize2fs:e2fsprogs tune2fs:e2fsprogs deb
     dumpe2fs:e2fsprogs sgdisk:gdisk sfdisk:fdisk mount:mount losetup:mount blkid:util-linux \
     partx:util-linux setpriv:util-linux unshare:util-linux qemu-io:qemu-utils qemu-img:qemu-utils \
     strace:strace perl:perl-base awk:mawk cmp:diffutils ps:procps mkfs.xfs:xfsprogs \
-    mkfs.btrfs:btrfs-progs mkfs.fat:dosfstools git:git
+    mkfs.btrfs:btrfs-progs mkfs.fat:dosfstools git:git \
+    mkntfs:ntfs-3g mkfs.exfat:exfatprogs mkfs.f2fs:f2fs-tools mkfs.jfs:jfsutils \
+    mkreiserfs:reiserfsprogs mkfs.nilfs2:nilfs-tools mkudffs:udftools make-bcache:bcache-tools \
+    cryptsetup:cryptsetup-bin \
+    ntfsresize:ntfs-3g ntfs-3g:ntfs-3g ntfsfix:ntfs-3g getfattr:attr setfattr:attr \
+    xfs_repair:xfsprogs xfs_db:xfsprogs xfs_io:xfsprogs
 need_rust fmt clippy
 
 # Whatever a test starts inherits this, unless it clears its environment.

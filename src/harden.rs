@@ -1,5 +1,5 @@
-//! Takes from a process that is about to start all that a file-system tool does not need. With
-//! `disk/sys.rs` the only `unsafe` in the crate.
+//! Takes from a process that is about to start all that it does not need. With `disk/sys.rs` and
+//! `disk/mounted.rs` the only `unsafe` in the crate.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -41,6 +41,46 @@ pub fn harden(command: &mut Command) {
     }
 }
 
+/// The same for the process of our own that mounts: it keeps what a mount, and reading every file
+/// in it, needs.
+pub fn harden_mounter(command: &mut Command) {
+    // SAFETY: as in `harden`.
+    unsafe {
+        command.pre_exec(keep_mounting);
+    }
+}
+
+/// From `linux/capability.h`: CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_SYS_ADMIN,
+/// CAP_SYS_RESOURCE.
+const MOUNTING: [libc::c_ulong; 4] = [1, 2, 21, 24];
+
+fn keep_mounting() -> io::Result<()> {
+    prctl::set_pdeathsig(Signal::SIGKILL)?;
+    nix::unistd::setsid()?;
+    prctl::set_no_new_privs()?;
+    drop_bounding(&MOUNTING);
+    close_on_exec();
+    Ok(())
+}
+
+/// Says whether this thread, and those that it starts, serve a disk that the kernel may need in
+/// order to free memory. Memory that such a thread asks for is then found without waiting for a
+/// disk, and so not for itself. Needs CAP_SYS_RESOURCE; without it nothing changes.
+pub fn serve_disk(yes: bool) {
+    /// From `linux/prctl.h`.
+    const PR_SET_IO_FLUSHER: libc::c_int = 57;
+    let yes = libc::c_ulong::from(yes);
+    // SAFETY: it takes numbers and touches no memory.
+    unsafe { libc::prctl(PR_SET_IO_FLUSHER, yes, 0, 0, 0) };
+}
+
+/// Keeps what this process has in memory there, as far as it may: whoever serves a disk must not
+/// wait for a page of its own program.
+pub fn stay_in_memory() {
+    // SAFETY: it takes a number and touches no memory.
+    unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT) };
+}
+
 fn give_up() -> io::Result<()> {
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     // Without a terminal there is nothing to push input into, and Ctrl-C reaches us alone.
@@ -52,14 +92,18 @@ fn give_up() -> io::Result<()> {
 }
 
 /// Without the bounding set, user 0 gets nothing back when it executes a program.
-fn drop_capabilities() -> io::Result<()> {
-    for capability in 0..CAPABILITIES {
+fn drop_bounding(but: &[libc::c_ulong]) {
+    for capability in (0..CAPABILITIES).filter(|c| !but.contains(c)) {
         // SAFETY: PR_CAPBSET_DROP takes a number and touches no memory. EINVAL says that there
         // are no more; EPERM that we have no privilege to give up.
         if unsafe { libc::prctl(libc::PR_CAPBSET_DROP, capability, 0, 0, 0) } != 0 {
             break;
         }
     }
+}
+
+fn drop_capabilities() -> io::Result<()> {
+    drop_bounding(&[]);
     let header = CapabilityHeader {
         version: CAPABILITY_VERSION_3,
         pid: 0,

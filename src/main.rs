@@ -3,5 +3,8 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    holdfast::cli::main()
+    match holdfast::fs::mount::child::main() {
+        Some(done) => done,
+        None => holdfast::cli::main(),
+    }
 }

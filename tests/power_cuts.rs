@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod common;
+#[path = "power_cuts_more/errors.rs"]
+mod errors;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -231,6 +233,9 @@ impl Scene {
             // A power cut leaves no other: a damaged journal must never look like an unsealed one,
             // nor the other way round.
             Err(JournalError::NotSealed) => return Some(Side::Before),
+            // A place of it that cannot be read: that was being written when the power went, so it
+            // was not sealed yet.
+            Err(JournalError::Io { .. }) => return Some(Side::Before),
             Err(e) => panic!("{}: {e}", self.name),
         };
         match dossier.journal.state() {

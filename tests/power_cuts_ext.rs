@@ -1,8 +1,8 @@
 //! P3 on real file systems: the journal that the program wrote for a real grow or shrink is sealed
 //! and committed once more in the simulator, by the same code and the real driver, with power cuts
 //! at random places, in the recovery too, and in the recovery of that. After each cut: a mixture
-//! stands behind the gate, `e2fsck -p` refuses it, and at least one copy of the partition table is
-//! whole. In the end: byte for byte as before or as after.
+//! stands behind the gate, `e2fsck -p` refuses it, at least one copy of a GPT is whole, and an MBR
+//! of which no sector is torn is a healthy one. In the end: byte for byte as before or as after.
 //!
 //! `HOLDFAST_SEEDS=N` tries so many, `HOLDFAST_MINUTES=N` goes on for so long, and
 //! `HOLDFAST_SEED=N` begins with that one. A failure prints its seed. Needs root, for the rehearsal.
@@ -26,8 +26,9 @@ use holdfast::journal::{
     Closed, Draft, Journal, JournalError, JournalState, Media, Recovered, Side, Step, View,
 };
 use holdfast::report::Quiet;
-use holdfast::sim::{Length, Machine, Rng, Script, SimDir, SimDisk, Survival};
+use holdfast::sim::{Fault, Length, Machine, Rng, Script, SimDir, SimDisk, Survival};
 use holdfast::snapshot::Manifest;
+use holdfast::table::{self, Found};
 use holdfast::transaction::dossier::{Dossier, Hands};
 
 /// Name, arguments of `images/make`, arguments of the change, logical sector.
@@ -69,6 +70,18 @@ const CASES: &[(&str, &str, &str, usize)] = &[
         512,
     ),
     (
+        "the last logical partition of an MBR",
+        "small-gpt --layout logical --fs 6M --disk 12M --messages 30",
+        "grow --to max -p 6",
+        512,
+    ),
+    (
+        "an MBR image that grows",
+        "small-old --layout mbr --fs 6M --disk 10M --messages 30",
+        "grow --to max --disk-size 14MiB -p 2",
+        512,
+    ),
+    (
         "ext3, bare",
         "small-ext3 --fs 8M --disk 12M --messages 30 --layout bare",
         "grow --to max",
@@ -80,7 +93,9 @@ const CASES: &[(&str, &str, &str, usize)] = &[
 struct Scene {
     name: &'static str,
     sector: usize,
-    table: bool,
+    gpt: bool,
+    /// Sectors of the MBR and its EBRs.
+    mbr: Vec<usize>,
     before: Arc<Vec<u8>>,
     after: Vec<u8>,
     id: TransactionId,
@@ -95,6 +110,17 @@ struct Scene {
     /// Operations without a cut: until the journal is sealed, and from there on.
     sealing: u64,
     committing: u64,
+}
+
+/// Where an MBR and its EBRs stand; empty where there is none.
+fn mbr_sectors(bytes: &[u8]) -> Vec<usize> {
+    match table::read(&MemoryDisk::fixed(bytes.to_vec())).unwrap() {
+        Found::Mbr(mbr) => {
+            let ebrs = mbr.ebr_lbas().into_iter().map(|lba| lba as usize);
+            [0].into_iter().chain(ebrs).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 fn must(program: &str, args: &[&str]) {
@@ -145,7 +171,8 @@ impl Scene {
         let mut scene = Scene {
             name,
             sector,
-            table: change.contains("-p"),
+            gpt: change.contains("-p") && !make.contains("--layout"),
+            mbr: mbr_sectors(&before),
             before: Arc::new(before),
             after,
             id: journal.id(),
@@ -163,10 +190,14 @@ impl Scene {
             sealing: 0,
             committing: 0,
         };
-        assert_eq!(
-            scene.table,
-            !scene.parts[0].is_empty() && !scene.parts[1].is_empty()
-        );
+        // The whole of a GPT, sector 0 of an MBR, and the EBRs where they change.
+        let written = [0, 1].map(|n| !scene.parts[n].is_empty());
+        let expected = match scene.mbr[..] {
+            [] => [scene.gpt, scene.gpt],
+            [_] => [true, false],
+            [..] => [true, true],
+        };
+        assert_eq!(written, expected, "{name}");
         let (machine, disk, dir) = scene.machine();
         scene.commit(&disk, &dir);
         assert!(
@@ -240,6 +271,8 @@ impl Scene {
             Ok(dossier) => dossier,
             Err(_) if machine.is_off() => return None,
             Err(JournalError::NotSealed) => return Some(Side::Before),
+            // A place of it that cannot be read: that was being written when the power went.
+            Err(JournalError::Io { .. }) => return Some(Side::Before),
             Err(e) => panic!("{e}"),
         };
         match dossier.journal.state() {
@@ -254,6 +287,15 @@ impl Scene {
             Ok(Recovered::RolledBack) => Some(Side::Before),
             Err(_) if machine.is_off() => None,
             Err(e) => panic!("not recovered: {e:?}"),
+        }
+    }
+
+    /// A recovery that meets an error. It may fail; what it leaves is judged.
+    fn recover_badly(&self, disk: &SimDisk, dir: &SimDir, toward: Side) {
+        if let Ok(dossier) = Dossier::open(dir)
+            && let Ok(JournalState::Hot) = dossier.journal.state()
+        {
+            let _ = dossier.recover(&self.hands(&SimMedia(disk.clone())), toward);
         }
     }
 
@@ -283,12 +325,36 @@ impl Scene {
                 *counts.entry("seen by e2fsck").or_default() += 1;
             }
         }
-        if self.table {
+        self.judge_mbr(content, counts);
+        if self.gpt {
             let last = [self.before.len(), self.after.len()].map(|len| len / self.sector - 1);
             let whole = [1, last[0], last[1]].map(|lba| self.table_is_whole(content, lba));
             assert!(whole.contains(&true), "no copy of the table is whole");
             *counts.entry("one table torn").or_default() += u64::from(whole.contains(&false));
         }
+    }
+
+    /// Whichever of its sectors are old and which new: unless one is torn, or the new length of an
+    /// image was lost, they make a table, with every logical partition in the extended one.
+    fn judge_mbr(&self, content: &[u8], counts: &mut BTreeMap<&'static str, u64>) {
+        let sector = |bytes: &[u8], lba: usize| bytes[lba * self.sector..][..512].to_vec();
+        let is = |lba: usize, side: &[u8]| sector(content, lba) == sector(side, lba);
+        let is_torn = |&&lba: &&usize| !is(lba, &self.before) && !is(lba, &self.after);
+        let is_short = content.len() < self.after.len();
+        if self.mbr.is_empty() || is_short || self.mbr.iter().filter(is_torn).count() > 0 {
+            return;
+        }
+        let disk = MemoryDisk::fixed(content.to_vec()).with_sector_bytes(self.sector as u32);
+        let found = table::read(&disk).unwrap();
+        assert!(matches!(found, Found::Mbr(_)), "{found:#?}");
+        let differs = |lba: &&usize| !is(**lba, &self.before);
+        let changed = self.mbr.iter().filter(differs).count();
+        let all = self
+            .mbr
+            .iter()
+            .filter(|&&lba| sector(&self.before, lba) != sector(&self.after, lba));
+        let partly = changed > 0 && changed < all.count();
+        *counts.entry("an MBR half new").or_default() += u64::from(partly);
     }
 
     /// The checks of the GPT's standard: both checksums, and the header's own place.
@@ -357,28 +423,110 @@ fn cut(at: u64) -> Script {
     }
 }
 
-/// One history: a commit that is cut, recoveries that are cut, and one in peace.
-fn history(scene: &Scene, seed: u64, counts: &mut BTreeMap<&'static str, u64>, scratch: &Path) {
+const FAULTS: [Fault; 7] = [
+    Fault::Error,
+    Fault::ErrorFromNowOn,
+    Fault::NoSpace,
+    Fault::Quota,
+    Fault::LostWrite,
+    Fault::Gone,
+    Fault::Shrunk,
+];
+
+/// What led to a failure.
+type Trail = Vec<String>;
+
+/// The first thing that happens: a commit that is cut; one that meets an error, and then is cut in
+/// its rollback; or one that succeeds, and is rolled back on purpose, and is cut in that.
+fn begin(
+    scene: &Scene,
+    rng: &mut Rng,
+    (machine, disk, dir): (&Machine, &SimDisk, &SimDir),
+    counts: &mut BTreeMap<&'static str, u64>,
+    trail: &mut Trail,
+) {
+    let during = scene.sealing + rng.below(scene.committing);
+    match rng.below(8) {
+        // Sealing is tried less often: it leaves the target alone.
+        0 => {
+            let at = rng.below(scene.sealing);
+            trail.push(format!("sealing cut at {at}"));
+            machine.follow(cut(at));
+            scene.commit(disk, dir);
+        }
+        1 | 2 => {
+            let (fault, at) = (pick(rng, &FAULTS), during + 1 + rng.below(scene.committing));
+            trail.push(format!("{fault:?} at {during}, cut at {at}"));
+            machine.follow(Script {
+                cut_at: Some(at),
+                faults: [(during, fault)].into(),
+                ..Script::default()
+            });
+            scene.commit(disk, dir);
+            *counts.entry("errors").or_default() += 1;
+        }
+        3 => {
+            scene.commit(disk, dir);
+            machine.restart(Survival::LoseAll, 1);
+            assert!(disk.content() == scene.after, "what is done is durable");
+            let at = rng.below(scene.committing);
+            trail.push(format!("rollback on purpose cut at {at}"));
+            machine.follow(cut(at));
+            if let Ok(dossier) = Dossier::open(dir) {
+                let _ = dossier.roll_back(&scene.hands(&SimMedia(disk.clone())));
+            }
+            *counts.entry("rollbacks on purpose").or_default() += 1;
+        }
+        _ => {
+            trail.push(format!("commit cut at {during}"));
+            machine.follow(cut(during));
+            scene.commit(disk, dir);
+        }
+    }
+}
+
+/// One history: something that is cut, recoveries that are cut or meet an error, and one in peace.
+fn history(
+    scene: &Scene,
+    seed: u64,
+    counts: &mut BTreeMap<&'static str, u64>,
+    scratch: &Path,
+    trail: &mut Trail,
+) {
     let mut rng = Rng::new(seed);
     let sides = [Side::Before, Side::After];
     let (machine, disk, dir) = scene.machine();
-    // Sealing is tried less often: it leaves the target alone.
-    let at = match rng.below(8) {
-        0 => rng.below(scene.sealing),
-        _ => scene.sealing + rng.below(scene.committing),
+    let restart = |rng: &mut Rng, trail: &mut Trail| {
+        let (survival, number) = (pick(rng, &Survival::ALL), rng.next_u64());
+        trail.push(format!("{survival:?} {number}"));
+        machine.restart(survival, number);
     };
-    machine.follow(cut(at));
-    scene.commit(&disk, &dir);
-    machine.restart(pick(&mut rng, &Survival::ALL), rng.next_u64());
+    begin(scene, &mut rng, (&machine, &disk, &dir), counts, trail);
+    restart(&mut rng, trail);
     scene.judge(&disk.content(), counts, scratch);
-    for _ in 0..rng.below(5) {
-        machine.follow(cut(rng.below(scene.committing)));
-        scene.recover(&machine, &disk, &dir, pick(&mut rng, &sides));
-        if !machine.is_off() {
-            break;
+    for depth in 0..rng.below(5) {
+        let (at, toward) = (rng.below(scene.committing), pick(&mut rng, &sides));
+        if rng.below(4) == 0 {
+            let fault = pick(&mut rng, &FAULTS);
+            trail.push(format!("recovery toward {toward:?}, {fault:?} at {at}"));
+            machine.follow(Script {
+                faults: [(at, fault)].into(),
+                ..Script::default()
+            });
+            scene.recover_badly(&disk, &dir, toward);
+            *counts.entry("errors").or_default() += 1;
+        } else {
+            trail.push(format!("recovery toward {toward:?} cut at {at}"));
+            machine.follow(cut(at));
+            scene.recover(&machine, &disk, &dir, toward);
+            if !machine.is_off() {
+                break;
+            }
+            *counts.entry("nested cuts").or_default() += 1;
+            let deep = depth >= 1;
+            *counts.entry("three deep and more").or_default() += u64::from(deep);
         }
-        machine.restart(pick(&mut rng, &Survival::ALL), rng.next_u64());
-        *counts.entry("nested cuts").or_default() += 1;
+        restart(&mut rng, trail);
         scene.judge(&disk.content(), counts, scratch);
     }
     machine.follow(Script::default());
@@ -429,13 +577,15 @@ fn p3_real_file_systems_end_as_before_or_as_after() {
                 return counts;
             }
             let scene = &scenes[(seed % scenes.len() as u64) as usize];
+            let mut trail = Trail::new();
             let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                history(scene, seed, &mut counts, &place);
+                history(scene, seed, &mut counts, &place, &mut trail);
             }));
             assert!(
                 result.is_ok(),
-                "{}: HOLDFAST_SEED={seed} HOLDFAST_SEEDS=1",
-                scene.name
+                "{}: HOLDFAST_SEED={seed} HOLDFAST_SEEDS=1: {}",
+                scene.name,
+                trail.join("; ")
             );
             *counts.entry("histories").or_default() += 1;
         }
@@ -457,7 +607,11 @@ fn p3_real_file_systems_end_as_before_or_as_after() {
             ("states", 600),
             ("mixed", 200),
             ("nested cuts", 200),
+            ("three deep and more", 50),
+            ("errors", 60),
+            ("rollbacks on purpose", 20),
             ("one table torn", 80),
+            ("an MBR half new", 3),
             ("seen by e2fsck", 2),
             ("ended as before", 100),
             ("ended as after", 100),

@@ -242,17 +242,6 @@ fn a_hybrid_mbr_is_refused() {
 }
 
 #[test]
-fn an_mbr_is_recognised_with_its_extended_partition() {
-    let image = Image::sfdisk("label: dos\nsize=4M, type=83\nsize=8M, type=5\nsize=2M, type=83\n");
-    let found = read(&image.disk(512)).unwrap();
-    let Found::Mbr { partitions, .. } = found else {
-        panic!("{found:?}");
-    };
-    let kinds: Vec<_> = partitions.iter().map(|p| p.kind).collect();
-    assert_eq!(kinds, [0x83, 0x05, 0x83]);
-}
-
-#[test]
 fn a_bare_file_system_is_not_taken_for_a_table() {
     let image = Image::empty(DISK_BYTES);
     run("mke2fs", &["-q", "-F", "-t", "ext4", image.str()], "");

@@ -1,6 +1,7 @@
 //! The judgement of a rehearsal: is the result what the plan says, and nothing else?
 //!
-//! 1. The partition table, read again from the overlay by two readers, is as planned.
+//! 1. The partition table, read again from the overlay, is as planned to the byte; a GPT is read by
+//!    a second reader too.
 //! 2. Not one byte differs outside the planned extents.
 //! 3. The file system is the planned one, of the planned size, with the same identity; every file
 //!    is accounted for.
@@ -14,11 +15,11 @@ use crate::disk::DiskRead;
 use crate::extent::{Extent, ExtentMap};
 use crate::fs::{Difference, Driver, FsError, Observed};
 use crate::report::{Refusal, Report};
-use crate::table::{self, Found, Gpt, Opinion};
+use crate::table::{self, Opinion, Table};
 use crate::units::{Bytes, escape};
 
 /// Differences that are named before the list is cut.
-const NAMED: usize = 20;
+pub const NAMED: usize = 20;
 
 const KEEP: &str = "nothing was written; keep the transaction directory for a bug report";
 
@@ -31,28 +32,29 @@ fn reject(code: &str, message: String) -> Refusal {
 /// # Errors
 /// Where it cannot be read.
 pub fn table(
-    before: &Gpt,
+    before: &dyn Table,
     after: &dyn DiskRead,
     number: u32,
     last_lba: u64,
 ) -> io::Result<Vec<Refusal>> {
     let found = table::read(after)?;
-    let Found::Gpt(now) = found else {
+    let differences = before.differences(&found, number, last_lba);
+    let (Some(now), Some(differences)) = (found.table(), differences) else {
         let mut problems = found.refusals();
         problems.insert(
             0,
             reject(
                 "table-not-as-planned",
-                "after the change there is no healthy GPT".into(),
+                format!("after the change there is no healthy {}", before.kind()),
             ),
         );
         return Ok(problems);
     };
-    let mut rejections: Vec<Refusal> = table::compare(before, &now, number, last_lba)
+    let mut rejections: Vec<Refusal> = differences
         .into_iter()
         .map(|what| reject("table-not-as-planned", what))
         .collect();
-    if let Opinion::Differs(what) = table::second_opinion(&now, after)? {
+    if let Opinion::Differs(what) = now.second_opinion(after)? {
         rejections.extend(what.into_iter().map(|w| reject("table-readers-differ", w)));
     }
     Ok(rejections)
@@ -185,7 +187,12 @@ pub fn files(
     report: &dyn Report,
 ) -> Result<Vec<Refusal>, FsError> {
     let found = driver.compare(states.before, states.after, states.changed, NAMED, report)?;
-    Ok(found.into_iter().map(rejection).collect())
+    Ok(rejections(found))
+}
+
+/// Differences that were found, as rejections.
+pub fn rejections(found: Vec<Difference>) -> Vec<Refusal> {
+    found.into_iter().map(rejection).collect()
 }
 
 /// The preparation has changed nothing but the stamps of a check.
@@ -194,7 +201,7 @@ pub fn files(
 /// [`FsError`] where it could not be checked.
 pub fn only_prepared(driver: &dyn Driver, states: &States<'_>) -> Result<Vec<Refusal>, FsError> {
     let found = driver.only_prepared(states.before, states.after, states.changed)?;
-    Ok(found.into_iter().map(rejection).collect())
+    Ok(rejections(found))
 }
 
 /// The preparation of a file system whose journal waited for replay has changed nothing but what
@@ -208,7 +215,7 @@ pub fn only_replayed(
     report: &dyn Report,
 ) -> Result<Vec<Refusal>, FsError> {
     let found = driver.only_replayed(states.before, states.after, states.changed, NAMED, report)?;
-    Ok(found.into_iter().map(rejection).collect())
+    Ok(rejections(found))
 }
 
 fn rejection(difference: Difference) -> Refusal {

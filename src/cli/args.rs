@@ -122,6 +122,15 @@ impl From<LevelArg> for Level {
     }
 }
 
+/// `recover --verify`
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum RecoverVerifyArg {
+    /// The blocks that the transaction changes
+    Changed,
+    /// Everything that the file system uses
+    Used,
+}
+
 /// `--export`
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ExportArg {
@@ -225,6 +234,10 @@ pub enum Command {
         /// Complete the change instead of undoing it
         #[arg(long)]
         forward: bool,
+        /// What is read back before the gate is opened. `changed` is for a target of which some
+        /// place in use cannot be read any more
+        #[arg(long, value_enum, default_value = "used")]
+        verify: RecoverVerifyArg,
     },
     /// Undo a transaction that was applied, if the target has not been used since
     Rollback {

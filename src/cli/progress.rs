@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
 
 use crate::report::{Report, Unit};
 use crate::units::{Bytes, tame};
@@ -34,6 +35,14 @@ pub struct Progress {
     quiet: bool,
     stop: Arc<AtomicBool>,
     phase: Arc<Mutex<Phase>>,
+    ended: Mutex<Vec<Lasted>>,
+}
+
+/// How long a phase lasted.
+#[derive(Clone, Debug, Serialize)]
+pub struct Lasted {
+    name: String,
+    seconds: f64,
 }
 
 /// What is under way, for those who see no bar.
@@ -99,7 +108,16 @@ impl Progress {
             quiet,
             stop,
             phase,
+            ended: Mutex::default(),
         }
+    }
+
+    /// What was done up to now, in this order, and how long it took.
+    pub fn ended(&self) -> Vec<Lasted> {
+        self.ended
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Takes the bar away before a question is asked or a result printed.
@@ -115,7 +133,15 @@ impl Progress {
     }
 
     fn begin(&self, phase: Phase) {
-        *self.phase.lock().unwrap_or_else(PoisonError::into_inner) = phase;
+        let mut now = self.phase.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = std::mem::replace(&mut *now, phase);
+        drop(now);
+        if !before.name.is_empty() {
+            let seconds = before.began.elapsed().as_secs_f64();
+            let name = before.name;
+            let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+            ended.push(Lasted { name, seconds });
+        }
     }
 }
 

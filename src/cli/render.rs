@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use crate::plan::{Plan, TargetKind};
-use crate::table::Found;
+use crate::table::{Found, Table};
 use crate::transaction::manifest::{Compared, Taken};
 use crate::transaction::undo::Undone;
 use crate::transaction::{Done, Ending, Entry, Look, Progress};
@@ -232,6 +232,26 @@ pub fn done(done: &Done) -> String {
     out
 }
 
+/// The partitions of a table.
+fn slots(out: &mut String, look: &Look, table: &dyn Table) {
+    for slot in table.partitions() {
+        let chosen = if look.number == Some(slot.number) {
+            "*"
+        } else {
+            " "
+        };
+        let extent = table.extent(slot.number);
+        line!(
+            out,
+            "  {chosen}{:>3}  {:>12}  {}  {}",
+            slot.number,
+            extent.map_or(String::new(), |e| Bytes(e.len).to_string()),
+            slot.kind.unwrap_or("unknown type"),
+            escape(&slot.name)
+        );
+    }
+}
+
 /// A survey.
 pub fn look(look: &Look) -> String {
     let mut out = String::new();
@@ -262,26 +282,15 @@ pub fn look(look: &Look) -> String {
                 "table        GPT {}, both copies good",
                 gpt.disk_guid()
             );
-            for part in gpt.partitions() {
-                let chosen = if look.number == Some(part.number) {
-                    "*"
-                } else {
-                    " "
-                };
-                let extent = gpt.extent(part.number);
-                line!(
-                    out,
-                    "  {chosen}{:>3}  {:>12}  {}  {}",
-                    part.number,
-                    extent.map_or(String::new(), |e| Bytes(e.len).to_string()),
-                    part.type_name().unwrap_or("unknown type"),
-                    escape(&part.name)
-                );
-            }
+            slots(&mut out, look, &**gpt);
+        }
+        Found::Mbr(mbr) => {
+            line!(out, "table        MBR {:08x}", mbr.disk_signature());
+            slots(&mut out, look, &**mbr);
         }
         Found::DamagedGpt { .. } => line!(out, "table        a damaged GPT"),
         Found::HybridMbr { .. } => line!(out, "table        a GPT with a hybrid MBR"),
-        Found::Mbr { .. } => line!(out, "table        an MBR"),
+        Found::DamagedMbr { .. } => line!(out, "table        a damaged MBR"),
     }
     if let Some(volume) = &look.file_system {
         let fs = &volume.observed;
@@ -373,9 +382,13 @@ pub fn undone(undone: &[Undone]) -> String {
         };
         line!(
             out,
-            "{}: {} is {state}, read back and compared",
+            "{}: {} is {state}, {}",
             one.id,
-            escape(&one.target.to_string_lossy())
+            escape(&one.target.to_string_lossy()),
+            match one.whole {
+                true => "read back and compared",
+                false => "where it was written; of the rest, what was lost before is still lost",
+            }
         );
     }
     if undone.is_empty() {

@@ -15,7 +15,10 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::answer::{Answer, Outcome, outcome_of};
-use super::args::{ChangeArgs, Cli, Command, Common, ExportArg, PlanArgs, PlanCommand, TargetArgs};
+use super::args::{
+    ChangeArgs, Cli, Command, Common, ExportArg, PlanArgs, PlanCommand, RecoverVerifyArg,
+    TargetArgs,
+};
 use super::progress::Progress;
 use super::render;
 use crate::disk::survey::shell_word;
@@ -24,7 +27,7 @@ use crate::fs::Direction;
 use crate::journal::Side;
 use crate::plan::{Plan, Request, SCHEMA, To, Verdict};
 use crate::report::{Refusal, checkpoint};
-use crate::transaction::undo::{self, Undone};
+use crate::transaction::undo::{self, Undone, Way};
 use crate::transaction::{
     Asked, Look, Options, Planned, Stop, Store, carry_out, change, check, make_plan, manifest,
 };
@@ -58,6 +61,10 @@ pub fn main() -> ExitCode {
         name_state_dir(&mut answer, dir);
     }
     progress.clear();
+    let phases = progress.ended();
+    if !phases.is_empty() {
+        answer = answer.with("phases", &phases);
+    }
     print(&answer, command, cli.common.json)
 }
 
@@ -253,8 +260,16 @@ fn run(cli: &Cli, report: &Progress) -> Result<Answer, Stop> {
             false => run_verify(target, manifest, files.files, report),
         },
         Command::Status => run_status(&store),
-        Command::Recover { what, forward } => {
-            run_recover(&store, what.as_deref(), *forward, report)
+        Command::Recover {
+            what,
+            forward,
+            verify,
+        } => {
+            let way = Way {
+                toward: if *forward { Side::After } else { Side::Before },
+                whole: *verify == RecoverVerifyArg::Used,
+            };
+            run_recover(&store, what.as_deref(), way, report)
         }
         Command::Rollback { id, target, yes } => {
             run_rollback(&store, id, target.as_deref(), *yes, report)
@@ -579,11 +594,10 @@ fn run_status(store: &Store) -> Result<Answer, Stop> {
 fn run_recover(
     store: &Store,
     what: Option<&str>,
-    forward: bool,
+    way: Way,
     report: &Progress,
 ) -> Result<Answer, Stop> {
-    let toward = if forward { Side::After } else { Side::Before };
-    let done = undo::recover(store, what, toward, report)?;
+    let done = undo::recover(store, what, way, report)?;
     let outcome = if done.is_empty() {
         Outcome::NoChange
     } else {

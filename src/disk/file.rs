@@ -138,14 +138,27 @@ impl Node {
         count: usize,
         e: &io::Error,
     ) -> io::Error {
-        io::Error::new(
-            e.kind(),
-            format!(
-                "{doing} {count} bytes at {offset} of {}: {e}",
-                self.path.display()
-            ),
-        )
+        let message = format!(
+            "{doing} {count} bytes at {offset} of {}: {e}",
+            self.path.display()
+        );
+        let code = os_code(e);
+        io::Error::new(e.kind(), Placed { message, code })
     }
+}
+
+/// An error of the kernel, told with its place.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+struct Placed {
+    message: String,
+    code: Option<i32>,
+}
+
+/// The kernel's number of an error, also of one that was told with its place.
+pub fn os_code(e: &io::Error) -> Option<i32> {
+    let placed = || e.get_ref()?.downcast_ref::<Placed>()?.code;
+    e.raw_os_error().or_else(placed)
 }
 
 fn check_kind(meta: &Metadata) -> io::Result<()> {

@@ -20,6 +20,7 @@ mod host_dir;
 mod latch;
 mod lock;
 mod memory;
+pub mod mounted;
 mod mounts;
 mod suitable;
 pub mod survey;
@@ -35,7 +36,7 @@ use crate::extent::Extent;
 
 pub use block::{drop_caches, resize_partition};
 pub use direct::DirectDisk;
-pub use file::{FileDisk, Inode};
+pub use file::{FileDisk, Inode, os_code};
 pub use host_dir::HostDir;
 pub use latch::Latch;
 pub use lock::Hold;

@@ -1,4 +1,5 @@
-//! The calls into the kernel that have no safe wrapper elsewhere: the only `unsafe` in the crate.
+//! The calls into the kernel that have no safe wrapper elsewhere. With `mounted.rs` and
+//! `harden.rs` the only `unsafe` in the crate.
 //!
 //! Each wrapper takes a [`File`], so the descriptor is open while the call runs, and owns the
 //! memory that the kernel writes to. Numbers and structures are those of `linux/fs.h`,
@@ -80,6 +81,12 @@ pub struct LoopInfo {
 }
 
 const _: () = assert!(size_of::<LoopInfo>() == 232);
+
+impl LoopInfo {
+    pub(super) fn set_flags(&mut self, flags: u32) {
+        self.flags = flags;
+    }
+}
 
 /// Length of a block device in bytes (`BLKGETSIZE64`).
 pub fn device_len_bytes(device: &File) -> io::Result<u64> {

@@ -25,6 +25,7 @@ use nix::unistd::{getegid, geteuid};
 use super::room::{DIRECTORY, FILE, Room};
 use crate::disk::Disk;
 use crate::extent::Extent;
+use crate::harden::serve_disk;
 
 /// Reads and writes come in at most so many bytes. Larger ones gain nothing.
 const REQUEST_BYTES: u32 = 1 << 20;
@@ -89,7 +90,13 @@ impl Served {
         };
         let mut config = Config::default();
         config.n_threads = Some(THREADS);
-        let session = Session::from_fd(files, device.into(), SessionACL::Owner, config)?.spawn()?;
+        let session = Session::from_fd(files, device.into(), SessionACL::Owner, config)?;
+        // A file system may be mounted from this file: then the kernel writes to us to free memory,
+        // and our threads must not wait for that.
+        serve_disk(true);
+        let session = session.spawn();
+        serve_disk(false);
+        let session = session?;
         Ok(Served { session, notes })
     }
 

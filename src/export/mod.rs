@@ -22,7 +22,7 @@ mod copy;
 mod fuse;
 mod room;
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -31,6 +31,7 @@ use std::time::Duration;
 
 use crate::disk::Disk;
 use crate::extent::ExtentMap;
+use crate::harden::stay_in_memory;
 use copy::Copy;
 use fuse::Served;
 
@@ -129,6 +130,26 @@ impl Export {
             command.env("UNIX_IO_NOZEROOUT", "1");
         }
         self.room.spawn(command)
+    }
+
+    /// Starts our own program beside the room, with the file as its standard input: what it needs
+    /// to mount is not in the room. See [`Room::spawn_beside`].
+    ///
+    /// # Errors
+    /// `Unsupported` where the disk is not served through FUSE: a copy would have to be made
+    /// anew after each mount.
+    pub fn spawn_mounter(&self, mut command: Command) -> io::Result<Child> {
+        if !self.is_fuse() {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "the overlay is a copy, and only one that is served through FUSE can be mounted",
+            ));
+        }
+        let open = || OpenOptions::new().read(true).write(true).open(room::FILE);
+        let file = self.room.inside(SETTLE, open)?;
+        stay_in_memory();
+        command.stdin(file);
+        self.room.spawn_beside(command)
     }
 
     /// A number that changes with every request that reaches the disk. A copy has no requests.

@@ -29,7 +29,7 @@ use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::{Pid, getegid, geteuid, pivot_root};
 
-use crate::harden::harden;
+use crate::harden::{harden, harden_mounter};
 
 /// Where the file is that the tools work on.
 pub(super) const FILE: &str = "/export/disk";
@@ -136,20 +136,33 @@ impl Room {
         let job = move || {
             harden(&mut command);
             command.current_dir("/");
-            let started = unshare(CloneFlags::CLONE_NEWPID)
-                .map_err(io::Error::from)
-                .and_then(|()| command.spawn());
-            // Ours of the pipes must be closed, or the reader never sees their end.
-            drop(command);
-            let pid = started.as_ref().ok().map(Child::id);
-            running.fetch_add(1, Ordering::SeqCst);
-            let _ = born.send(started);
-            pid.into_iter().for_each(wait_for_end);
-            running.fetch_sub(1, Ordering::SeqCst);
+            match unshare(CloneFlags::CLONE_NEWPID) {
+                Ok(()) => follow(command, &running, &born),
+                Err(e) => drop(born.send(Err(e.into()))),
+            }
         };
         self.jobs
             .send(Box::new(job))
             .map_err(|_| io::Error::other("the room is gone"))?;
+        is_born
+            .recv()
+            .unwrap_or_else(|_| Err(io::Error::other("the launching thread has died")))
+    }
+
+    /// Starts our own program outside of the room, in the namespaces of the host. It keeps the
+    /// privilege to mount, and nothing else that it does not need; it is killed when this program
+    /// dies, and [`Room::settle`] waits for it too.
+    ///
+    /// # Errors
+    /// Where no process can be made.
+    pub(super) fn spawn_beside(&self, mut command: Command) -> io::Result<Child> {
+        harden_mounter(&mut command);
+        command.current_dir("/");
+        let (born, is_born) = channel();
+        let running = self.running.clone();
+        std::thread::Builder::new()
+            .name("beside".into())
+            .spawn(move || follow(command, &running, &born))?;
         is_born
             .recv()
             .unwrap_or_else(|_| Err(io::Error::other("the launching thread has died")))
@@ -179,6 +192,18 @@ fn keep(inbox: &Receiver<Job>) {
             .name("room-job".into())
             .spawn(job);
     }
+}
+
+/// Starts a process, hands it over, and returns when it has ended.
+fn follow(mut command: Command, running: &AtomicUsize, born: &Sender<io::Result<Child>>) {
+    let started = command.spawn();
+    // Ours of the pipes must be closed, or the reader never sees their end.
+    drop(command);
+    let pid = started.as_ref().ok().map(Child::id);
+    running.fetch_add(1, Ordering::SeqCst);
+    let _ = born.send(started);
+    pid.into_iter().for_each(wait_for_end);
+    running.fetch_sub(1, Ordering::SeqCst);
 }
 
 /// Returns when the process has ended, and leaves its status to whoever holds the [`Child`]. The

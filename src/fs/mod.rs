@@ -4,11 +4,14 @@
 //! stock tools write, on an overlay, and the journal commits what passed. What a driver cannot do
 //! is a [`Refusal`] with a code.
 //!
-//! [`tool`] is the one place that starts processes.
+//! [`tool`] is the one place that starts processes; [`mount`] is what only the kernel can do.
 
 pub mod ext;
+pub mod mount;
+pub mod ntfs;
 pub mod signature;
 pub mod tool;
+pub mod xfs;
 
 use std::fmt;
 use std::io;
@@ -26,7 +29,7 @@ use crate::units::{Bytes, escape};
 /// What a driver read from a superblock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observed {
-    /// `ext2`, `ext3`, `ext4`.
+    /// `ext2`, `ext3`, `ext4`, `xfs`, `ntfs`.
     pub kind: String,
     /// As `blkid` prints it.
     pub uuid: String,
@@ -258,6 +261,12 @@ pub trait Driver: Send + Sync {
     /// [`GateState::Invalid`].
     fn gate(&self, superblock: &[u8]) -> GateState;
 
+    /// Whether [`Driver::replay`] can be asked. Where not, [`Driver::prepare`] lets the kernel
+    /// replay, and [`Driver::only_replayed`] compares with what was there before that.
+    fn has_own_replay(&self) -> bool {
+        true
+    }
+
     /// Replays the journal of the file system on `part`, which lies on an overlay, by this driver's
     /// own reading of it, and nothing else: the state that the tools' replay is measured by.
     ///
@@ -386,6 +395,12 @@ pub trait Driver: Send + Sync {
         report: &dyn Report,
     ) -> Result<Vec<Difference>, FsError>;
 
+    /// How the kernel reads every file, where the driver has no reader of its own. Both states are
+    /// then walked through on top of [`Driver::compare`], and the walks compared.
+    fn walk(&self) -> Option<mount::Walk> {
+        None
+    }
+
     /// Who owns these bytes: paths of files, or names of structures, each once, at most `limit`.
     ///
     /// # Errors
@@ -396,6 +411,24 @@ pub trait Driver: Send + Sync {
         extents: &ExtentMap,
         limit: usize,
     ) -> Result<Vec<String>, FsError>;
+
+    /// What a resize leaves behind that a person should know before it, one sentence each.
+    fn consequences(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// The name of the signature that this file system has at the end of its own partition: no
+    /// metadata of somebody else.
+    fn own_tail(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// Whether a refusal with this code stands against a change alone, and not against finding that
+    /// none is needed: it is about how the file system was left, and its sizes are certain.
+    fn is_about_change(&self, code: &str) -> bool {
+        let _ = code;
+        false
+    }
 
     /// As [`Driver::owners`], with the bytes of each file. A driver that does not know them gives
     /// the names alone.
@@ -415,7 +448,7 @@ pub trait Driver: Send + Sync {
 
 /// All drivers, in the order in which they are asked.
 pub fn drivers() -> &'static [&'static dyn Driver] {
-    &[&ext::Ext]
+    &[&ext::Ext, &xfs::Xfs, &ntfs::Ntfs]
 }
 
 /// The driver of this name.

@@ -27,6 +27,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use thiserror::Error;
 
+use crate::report::Refusal;
 use crate::units::escape_bytes;
 
 /// The end of a tool's output that is kept in memory.
@@ -66,6 +67,19 @@ pub trait Launch {
     /// Where it cannot be started.
     fn launch(&self, command: Command) -> io::Result<Child>;
 
+    /// Starts our own program with the file that the tools see as its standard input, outside of
+    /// where the tools are, and with the privilege to mount. See [`super::mount`].
+    ///
+    /// # Errors
+    /// `Unsupported` where the file cannot be mounted.
+    fn launch_mounter(&self, command: Command) -> io::Result<Child> {
+        drop(command);
+        Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            "there is nothing here that could be mounted",
+        ))
+    }
+
     /// A number that changes when the tool does something.
     fn progress(&self) -> u64 {
         0
@@ -102,6 +116,9 @@ pub enum ToolError {
         /// Why not.
         source: io::Error,
     },
+    /// It cannot do this here.
+    #[error("{0}")]
+    Refused(Refusal),
     /// It ended in another way than a good one.
     #[error("{tool} {}\n{output_tail}", ending(*.code, *.signal))]
     Failed {
@@ -265,21 +282,33 @@ impl<'a> Tools<'a> {
     /// Where it could not be run, hung, or was to stop. How it exited is in the [`Outcome`].
     pub fn run(&self, tool: Tool, args: &[&OsStr]) -> Result<Outcome, ToolError> {
         let path = self.find(tool)?;
+        self.supervise(tool, (&path, args), |launch, writer| {
+            launch.launch(self.command(tool, &path, args, writer)?)
+        })
+    }
+
+    /// Lets `start` start a process that says what it says to the pipe, and waits for its end.
+    /// `shown` is what the log calls it.
+    pub(super) fn supervise(
+        &self,
+        tool: Tool,
+        shown: (&Path, &[&OsStr]),
+        start: impl FnOnce(&dyn Launch, io::PipeWriter) -> io::Result<Child>,
+    ) -> Result<Outcome, ToolError> {
         let keep = |source| ToolError::Log {
             tool: tool.name.into(),
             source,
         };
         let log = self.logs.as_ref().map(|dir| create_log(dir, tool.name));
         let mut output = Output::new(log.transpose().map_err(keep)?);
-        output.header(&path, args).map_err(keep)?;
-        let start = |source| ToolError::Start {
+        output.header(shown.0, shown.1).map_err(keep)?;
+        let failed = |source| ToolError::Start {
             tool: tool.name.into(),
             source,
         };
-        let (mut pipe, writer) = io::pipe().map_err(start)?;
-        fcntl(pipe.as_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(|e| start(e.into()))?;
-        let command = self.command(tool, &path, args, writer).map_err(start)?;
-        let mut child = self.launch.launch(command).map_err(start)?;
+        let (mut pipe, writer) = io::pipe().map_err(failed)?;
+        fcntl(pipe.as_fd(), FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(|e| failed(e.into()))?;
+        let mut child = start(self.launch, writer).map_err(failed)?;
         let ended = self.watch(tool, &mut child, &mut pipe, &mut output);
         if ended.is_err() {
             self.kill(&mut child);

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::patient::Patient;
 use super::seal::read_padded;
 use super::standing::{Patched, Standing, Superblock, inside, spans, the};
 use super::{Closed, Journal, JournalError, Media, Record, Side, Step, View};
@@ -61,11 +62,17 @@ fn halt(doing: &'static str) -> impl Fn(io::Error) -> Halt {
 }
 
 /// What a direction is proven by.
+#[derive(Clone, Copy)]
 pub struct Proof<'a> {
     /// The manifest of everything in use before. `None`: only the records are compared.
     pub before: Option<&'a Manifest>,
     /// The manifest of everything in use after. `None`: only the records are compared.
     pub after: Option<&'a Manifest>,
+    /// The manifest of everything in use before, with which all but the records is compared where no
+    /// gate stands. `None`: it is missing, and without a gate nothing is written.
+    pub snapshot: Option<&'a Manifest>,
+    /// What of the snapshot cannot be read is left out of that comparison, and named.
+    pub pass_over: bool,
 }
 
 impl<'a> Work<'a> {
@@ -77,10 +84,7 @@ impl<'a> Work<'a> {
         Work {
             media: self.media,
             driver: self.driver,
-            proof: Proof {
-                before: self.proof.before,
-                after: self.proof.after,
-            },
+            proof: self.proof,
             now: self.now,
             report,
         }
@@ -320,9 +324,14 @@ impl Journal {
             let view = whole(views)?;
             let patched = Patched::new(&*view.reader, self, side, |r| r.step == Step::Superblock);
             phase(work.report, "reading back", &manifest.extents);
+            let patient = Patient::new(&patched);
             let wrong = manifest
-                .compare(&patched, work.report)
+                .compare(&patient, work.report)
                 .map_err(halt("reading back the target"))?;
+            let lost = manifest.overlap(&patient.lost());
+            if !lost.is_empty() {
+                return Err(unreadable(view, &lost));
+            }
             if !wrong.is_empty() {
                 return Err(mismatch(view, &wrong.into_iter().collect()));
             }
@@ -338,14 +347,18 @@ impl Journal {
                 continue;
             };
             let shown = Extent::new(part.start - view.extent.start, part.len);
-            let bytes =
-                read_padded(&view.reader, shown).map_err(halt("reading back the target"))?;
+            let patient = Patient::new(&*view.reader);
+            let bytes = read_padded(&patient, shown).map_err(halt("reading back the target"))?;
+            let lost = patient.lost();
             for record in group {
                 let Some(seen) = part.intersection(record.extent) else {
                     continue;
                 };
                 let content = self.content(record, side)?;
-                if bytes[inside(part, seen)] != content[inside(record.extent, seen)] {
+                let place = Extent::new(seen.start - view.extent.start, seen.len);
+                if lost.intersects(place)
+                    || bytes[inside(part, seen)] != content[inside(record.extent, seen)]
+                {
                     wrong.insert(record.extent);
                 }
             }
@@ -384,6 +397,20 @@ fn differs(view: &View, extent: Extent, content: &[u8]) -> io::Result<bool> {
     let shown = Extent::new(part.start - view.extent.start, part.len);
     let from = (part.start - extent.start) as usize;
     Ok(read_padded(&view.reader, shown)? != content[from..from + part.len as usize])
+}
+
+fn unreadable(view: &View, lost: &ExtentMap) -> Halt {
+    let first = lost.iter().next().map(|e| e.to_string());
+    Halt {
+        what: format!(
+            "{} bytes in use on {} cannot be read, the first at {}; where the rest is right, \
+             `holdfast recover --verify changed` does without them",
+            lost.total_bytes(),
+            view.name,
+            first.unwrap_or_default()
+        ),
+        differing: lost.iter().collect(),
+    }
 }
 
 fn mismatch(view: &View, wrong: &ExtentMap) -> Halt {

@@ -6,6 +6,7 @@ use super::format::{
     BLOCK, COMMIT_MAGIC, Closed, ENTRY, Header, JournalState, MAX_RECORD_BYTES, Record, SLOT_MAGIC,
     SLOTS, Step, block_fits, damaged, id_at, seal_block, u32_at, u64_at,
 };
+use super::patient::is_unreadable;
 use super::{JournalError, Side};
 use crate::disk::{Disk, read_vec};
 use crate::extent::Extent;
@@ -196,15 +197,10 @@ impl Journal {
     /// # Errors
     /// Where the file cannot be read.
     pub fn state(&self) -> Result<JournalState, JournalError> {
-        let mut state = JournalState::Hot;
-        for slot in 0..SLOTS {
-            match self.slot(slot)? {
-                None => break,
-                Some((3, _)) => state = JournalState::Hot,
-                Some((number, time)) => state = JournalState::Closed(closed_from(number)?, time),
-            }
+        match self.used_slots()?.last() {
+            None | Some((3, _)) => Ok(JournalState::Hot),
+            Some(&(number, time)) => Ok(JournalState::Closed(closed_from(number)?, time)),
         }
-        Ok(state)
     }
 
     fn slot(&self, slot: u64) -> Result<Option<(u32, u64)>, JournalError> {
@@ -250,22 +246,36 @@ impl Journal {
     /// Makes a closed journal hot again, before something is written to the target. Refused where
     /// it could not be closed after that.
     pub(super) fn reopen(&self, now: u64) -> Result<(), JournalError> {
-        if self.used_slots()? + 2 > SLOTS {
+        if self.used_slots()?.len() as u64 + 2 > SLOTS {
             return Err(damaged("too few of its state slots are free"));
         }
         self.append(3, now)
     }
 
-    fn used_slots(&self) -> Result<u64, JournalError> {
-        let mut used = 0;
-        while used < SLOTS && self.slot(used)?.is_some() {
-            used += 1;
+    /// Those before the first unused one. One that was being written when the power went may be
+    /// unreadable until it is written again: it is the last, and counts as unused.
+    fn used_slots(&self) -> Result<Vec<(u32, u64)>, JournalError> {
+        let mut used = Vec::new();
+        for slot in 0..SLOTS {
+            match self.slot(slot) {
+                Ok(Some(content)) => used.push(content),
+                Ok(None) => break,
+                Err(JournalError::Io { source, .. }) if is_unreadable(&source) => {
+                    for later in slot + 1..SLOTS {
+                        if self.slot(later)?.is_some() {
+                            return Err(damaged("one of its state slots cannot be read"));
+                        }
+                    }
+                    break;
+                }
+                Err(e) => return Err(e),
+            }
         }
         Ok(used)
     }
 
     fn append(&self, number: u32, now: u64) -> Result<(), JournalError> {
-        let free = self.used_slots()?;
+        let free = self.used_slots()?.len() as u64;
         if free == SLOTS {
             return Err(damaged("all its state slots are used"));
         }

@@ -24,7 +24,8 @@
 //! 8. A copy of the partition table that is right already is not written again. So the backup is
 //!    torn only while the primary is wholly old, and the primary only while the backup is wholly
 //!    new: anything else there was written by somebody else, whom the gate does not keep from the
-//!    table, and recovery refuses.
+//!    table, and recovery refuses. An MBR has no second copy: *backup* stands for its sector 0 and
+//!    *primary* for its EBRs, and a torn one is whole again only when recovery has run.
 //!
 //! # States of a transaction
 //!
@@ -43,13 +44,18 @@
 //!
 //! The order inside a direction: gate, length of an image, backup table, primary table, blocks,
 //! [verify], superblock; undoing goes through the same list backwards between gate and
-//! superblock. At every instant one of the two partition tables is whole.
+//! superblock. At every instant one of the two copies of a GPT is whole.
+//!
+//! What cannot be read is neither old nor new: a power cut may leave a sector that gives an error
+//! until it is written again. Behind the gate recovery writes it; a superblock that cannot be read
+//! counts as torn.
 //!
 //! It does not decide what is to be written, and it does not start processes.
 
 mod apply;
 mod file;
 mod format;
+mod patient;
 mod recover;
 mod seal;
 mod standing;

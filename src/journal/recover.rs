@@ -3,6 +3,7 @@
 use thiserror::Error;
 
 use super::apply::{Halt, Work};
+use super::patient::Patient;
 use super::standing::{Patched, Standing, Superblock};
 use super::{Closed, Journal, JournalError, JournalState, Side};
 use crate::extent::{Extent, ExtentMap};
@@ -44,6 +45,12 @@ pub enum RecoverError {
         "the snapshot of this transaction is missing or damaged, and without it nothing can be said about the target"
     )]
     NoSnapshot,
+    /// Without a gate, and some of what is to be compared with the snapshot cannot be read.
+    #[error("{} bytes in use cannot be read, and so not be compared with the snapshot", extents.iter().map(|e| e.len).sum::<u64>())]
+    Unreadable {
+        /// Where.
+        extents: Vec<Extent>,
+    },
     /// The journal is not in the state for this.
     #[error("{0}")]
     WrongState(&'static str),
@@ -199,7 +206,7 @@ impl Journal {
 
     /// Everything in use before, other than the records, is as it was.
     fn others_unchanged(&self, work: &Work<'_>) -> Result<(), RecoverError> {
-        let manifest: &Manifest = work.proof.before.ok_or(RecoverError::NoSnapshot)?;
+        let manifest: &Manifest = work.proof.snapshot.ok_or(RecoverError::NoSnapshot)?;
         let views = work.media.views()?;
         let view = views
             .first()
@@ -210,10 +217,24 @@ impl Journal {
             "comparing with the snapshot",
             &manifest.extents,
         );
-        let wrong: ExtentMap = manifest
-            .compare(&patched, work.report)?
+        let patient = Patient::new(&patched);
+        let mut wrong: ExtentMap = manifest
+            .compare(&patient, work.report)?
             .into_iter()
             .collect();
+        let lost = manifest.overlap(&patient.lost());
+        if !lost.is_empty() {
+            if !work.proof.pass_over {
+                return Err(RecoverError::Unreadable {
+                    extents: lost.iter().collect(),
+                });
+            }
+            for extent in lost.iter() {
+                work.report
+                    .notice(&format!("{extent} cannot be read, and was not compared"));
+                wrong.remove(manifest.chunks_of(extent));
+            }
+        }
         if wrong.is_empty() {
             return Ok(());
         }

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use super::patient::{Patient, is_unreadable};
 use super::seal::read_padded;
 use super::{Journal, JournalError, Record, Side, Step};
 use crate::disk::DiskRead;
@@ -78,20 +79,25 @@ impl Standing {
         };
         let between = |r: &&Record| Step::BETWEEN.contains(&r.step);
         for (span, group) in spans(journal.records().iter().filter(between).collect()) {
-            let bytes = read_padded(target, span).map_err(&io)?;
+            let patient = Patient::new(target);
+            let bytes = read_padded(&patient, span).map_err(&io)?;
+            let lost = patient.lost();
             for record in group {
-                standing.judge(journal, record, &bytes[inside(span, record.extent)])?;
+                let now = &bytes[inside(span, record.extent)];
+                standing.judge(journal, record, now, &lost)?;
             }
         }
         Ok(standing)
     }
 
-    /// Holds what a record's place holds `now` against both its sides, unit by unit.
+    /// Holds what a record's place holds `now` against both its sides, unit by unit. What is `lost`
+    /// is neither.
     fn judge(
         &mut self,
         journal: &Journal,
         record: &Record,
         now: &[u8],
+        lost: &ExtentMap,
     ) -> Result<(), JournalError> {
         let before = journal.content(record, Side::Before)?;
         let after = journal.content(record, Side::After)?;
@@ -99,6 +105,7 @@ impl Standing {
             let range = inside(record.extent, piece);
             let (now, old, new) = (&now[range.clone()], &before[range.clone()], &after[range]);
             match (now == old, now == new) {
+                _ if lost.intersects(piece) => self.foreign.insert(piece),
                 // A unit that the transaction does not change speaks for neither side.
                 (true, true) => {}
                 (true, false) => self.old_bytes += piece.len,
@@ -115,6 +122,8 @@ impl Standing {
             let range = inside(record.extent, sector);
             let (now, old, new) = (&now[range.clone()], &before[range.clone()], &after[range]);
             match (now == old, now == new) {
+                // Nobody has written what nobody can read.
+                _ if lost.intersects(sector) => {}
                 (true, true) => {}
                 (true, false) => table.any_old = true,
                 (false, true) => table.any_new = true,
@@ -180,8 +189,10 @@ fn superblock(
     driver: &dyn Driver,
 ) -> Result<Superblock, JournalError> {
     let (gate, last) = (the(journal, Step::Gate)?, the(journal, Step::Superblock)?);
-    let now =
-        read_padded(target, gate.extent).map_err(JournalError::io("reading the target against"))?;
+    let patient = Patient::new(target);
+    let now = read_padded(&patient, gate.extent)
+        .map_err(JournalError::io("reading the target against"))?;
+    let all_read = patient.lost().is_empty();
     let old = journal.content(last, Side::Before)?;
     let new = journal.content(last, Side::After)?;
     let gated = journal.content(gate, Side::After)?;
@@ -189,8 +200,8 @@ fn superblock(
     match driver.gate(&now[place.clone()]) {
         GateState::Closed(id) if id == journal.id() => return Ok(Superblock::Gated),
         GateState::Closed(id) => return Ok(Superblock::OtherGate(id)),
-        _ if now == old => return Ok(Superblock::Old),
-        _ if now == new => return Ok(Superblock::New),
+        _ if all_read && now == old => return Ok(Superblock::Old),
+        _ if all_read && now == new => return Ok(Superblock::New),
         GateState::Invalid => return Ok(Superblock::Torn),
         GateState::Open => {}
     }
@@ -274,13 +285,25 @@ impl DiskRead for Patched<'_> {
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
-        self.disk.read_at(offset, buf)?;
         let wanted = Extent::new(offset, buf.len() as u64);
+        let read = self.disk.read_at(offset, buf);
         let first = self.records.partition_point(|r| r.extent.end() <= offset);
-        for record in self.records[first..]
-            .iter()
-            .take_while(|r| r.extent.start < wanted.end())
-        {
+        let touched = || {
+            let rest = self.records[first..].iter();
+            rest.take_while(|r| r.extent.start < wanted.end())
+        };
+        match read {
+            // What the records cover is not read at all where it cannot be.
+            Err(e) if is_unreadable(&e) => {
+                let covered: ExtentMap = touched().map(|r| r.extent).collect();
+                for gap in covered.gaps(wanted) {
+                    let part = &mut buf[inside(wanted, gap)];
+                    self.disk.read_at(gap.start, part)?;
+                }
+            }
+            other => other?,
+        }
+        for record in touched() {
             if let Some(part) = record.extent.intersection(wanted) {
                 let content = self
                     .journal

@@ -19,9 +19,9 @@ pub struct Identity {
     pub kind: TargetKind,
     /// Where it was last seen: the disk or image, not the partition's node. A hint.
     pub path: String,
-    /// GUID of the disk's GPT.
+    /// What the partition table calls the disk: the GUID of a GPT, the signature of an MBR.
     pub disk_guid: Option<String>,
-    /// GUID of the partition.
+    /// What it calls the partition: the GUID in a GPT; in an MBR signature and number.
     pub partition_guid: Option<String>,
     /// Number of the partition.
     pub partition_number: Option<u32>,

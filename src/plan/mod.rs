@@ -24,7 +24,7 @@ pub use request::{Level, Request, To};
 use crate::extent::{Extent, ExtentMap};
 use crate::fs::{Bounds, Observed, Orphan};
 use crate::report::Refusal;
-use crate::table::Gpt;
+use crate::table::Table;
 use crate::units::Bytes;
 
 /// The version of every document that this program prints or stores.
@@ -39,7 +39,7 @@ pub struct Facts<'a> {
     /// Logical sector size.
     pub sector_bytes: u64,
     /// The partition table, where there is one, and the number of the partition in it.
-    pub table: Option<(&'a Gpt, u32)>,
+    pub table: Option<(&'a dyn Table, u32)>,
     /// The partition, or the whole disk where it holds a bare file system.
     pub partition: Extent,
     /// The file system.
@@ -75,6 +75,13 @@ pub trait Forecast {
 
     /// About how many bytes a resize to `bytes` will change.
     fn delta_bytes(&self, bytes: u64) -> u64;
+
+    /// Whether the driver has this code against a change alone: see
+    /// [`crate::fs::Driver::is_about_change`].
+    fn is_about_change(&self, code: &str) -> bool {
+        let _ = code;
+        false
+    }
 }
 
 /// The current and the new value of a size.
@@ -219,7 +226,12 @@ fn replay_step(file_system: &str) -> String {
 /// Makes a plan.
 pub fn plan(request: &Request, facts: &Facts<'_>) -> Verdict {
     let (placement, mut refusals) = match place::place(request, facts) {
-        Ok(place::Placed::NoChange(why)) if facts.refusals.iter().all(harmless_without_change) => {
+        Ok(place::Placed::NoChange(why))
+            if facts
+                .refusals
+                .iter()
+                .all(|r| harmless_without_change(r) || facts.driver.is_about_change(&r.code)) =>
+        {
             return Verdict::NoChange(why);
         }
         Ok(place::Placed::NoChange(_)) => return Verdict::Refused(facts.refusals.clone()),
@@ -271,7 +283,8 @@ pub fn plan(request: &Request, facts: &Facts<'_>) -> Verdict {
 }
 
 /// A refusal that stands against a change, but not against finding that none is needed: a script
-/// that runs a second time must hear `no-change` although the volume is mounted again.
+/// that runs a second time must hear `no-change` although the volume is mounted again. What a file system's state adds to these, its
+/// driver knows.
 fn harmless_without_change(refusal: &Refusal) -> bool {
     [
         "mounted",
@@ -430,17 +443,7 @@ fn steps(placement: &Placement, facts: &Facts<'_>) -> Vec<PlanStep> {
 fn checks(facts: &Facts<'_>) -> Vec<(String, String)> {
     let fs = facts.file_system;
     let table = match facts.table {
-        Some((table, _)) => {
-            let state = if table.is_disk_enlarged() {
-                ", made for a smaller disk"
-            } else {
-                ""
-            };
-            format!(
-                "GPT, both copies good, {} partitions{state}",
-                table.partitions().len()
-            )
-        }
+        Some((table, _)) => table.state(),
         None => "none: the file system fills the target".into(),
     };
     let state = if fs.needs_replay {

@@ -4,6 +4,7 @@ use super::{Facts, Request, To};
 use crate::extent::Extent;
 use crate::fs::Direction;
 use crate::report::Refusal;
+use crate::table::Behind;
 use crate::units::{ALIGNMENT_BYTES, Bytes, round_down, round_up};
 
 /// The new sizes.
@@ -164,8 +165,8 @@ fn limit(facts: &Facts<'_>, disk_bytes: u64) -> Result<u64, Refused> {
     let Some((table, number)) = facts.table else {
         return Ok(disk_bytes);
     };
-    match table.last_free_lba_after(number, disk_bytes) {
-        Some(last) => Ok((last + 1) * facts.sector_bytes),
+    match table.room(number, disk_bytes) {
+        Some(room) => Ok((room.last_lba + 1) * facts.sector_bytes),
         None => refuse(
             "no-room",
             format!("the table leaves no room for partition {number}"),
@@ -201,7 +202,7 @@ fn grown_end(
         );
     }
     if wanted > limit {
-        return no_room(request, facts, wanted, limit);
+        return no_room(request, facts, wanted, limit, disk_bytes);
     }
     Ok(aligned(
         request,
@@ -220,26 +221,30 @@ fn base(facts: &Facts<'_>) -> u64 {
     }
 }
 
-fn no_room<T>(request: &Request, facts: &Facts<'_>, wanted: u64, limit: u64) -> Result<T, Refused> {
+fn no_room<T>(
+    request: &Request,
+    facts: &Facts<'_>,
+    wanted: u64,
+    limit: u64,
+    disk_bytes: u64,
+) -> Result<T, Refused> {
     let start = facts.partition.start;
-    let behind = facts.table.and_then(|(table, number)| {
-        let last = table.partition(number)?.last_lba;
-        table
-            .partitions()
-            .iter()
-            .filter(|p| p.first_lba > last)
-            .min_by_key(|p| p.first_lba)
-    });
+    let room = facts
+        .table
+        .and_then(|(table, number)| table.room(number, disk_bytes));
+    let behind = room.map_or(Behind::DiskEnd, |room| room.behind);
     let what = match behind {
-        Some(next) => format!("partition {} begins behind it", next.number),
-        None => "the disk ends there".into(),
+        Behind::Partition(number) => format!("partition {number} begins behind it"),
+        Behind::DiskEnd => "the disk ends there".into(),
+        Behind::Format => "the table counts sectors with 32 bits".into(),
     };
     let hint = match (facts.identity.kind, behind, request.disk_bytes) {
-        (super::TargetKind::Image, None, None) => {
+        (super::TargetKind::Image, Behind::DiskEnd, None) => {
             "use --to max, or extend the image with --disk-size"
         }
-        (_, None, _) => "use --to max, or enlarge the volume first",
-        _ => "use --to max, or move what is behind it away first",
+        (_, Behind::DiskEnd, _) => "use --to max, or enlarge the volume first",
+        (_, Behind::Format, _) => "use --to max; only a GPT reaches further",
+        (_, Behind::Partition(_), _) => "use --to max, or move what is behind it away first",
     };
     refuse(
         "no-room",

@@ -58,7 +58,7 @@ impl DiskRead for SimDisk {
         let state = self.machine.state();
         let medium = &state.media[self.index];
         Geometry {
-            len_bytes: medium.view_len,
+            len_bytes: medium.shown_len(),
             logical_sector_bytes: medium.sector_bytes,
             physical_sector_bytes: medium.sector_bytes,
         }
@@ -66,9 +66,12 @@ impl DiskRead for SimDisk {
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<()> {
         let mut state = self.machine.state();
-        state.count_read()?;
+        state.count_read(self.index)?;
         let medium = &state.media[self.index];
-        check_range(medium.view_len, offset, buf.len())?;
+        check_range(medium.shown_len(), offset, buf.len())?;
+        if medium.is_unreadable(offset, buf.len()) {
+            return Err(io::Error::from_raw_os_error(libc::EIO));
+        }
         let mut done = 0;
         while done < buf.len() {
             let at = offset + done as u64;
@@ -87,7 +90,7 @@ impl Disk for SimDisk {
         let mut state = self.machine.state();
         let end = offset + data.len() as u64;
         if state.media[self.index].length != Length::Growing {
-            check_range(state.media[self.index].view_len, offset, data.len())?;
+            check_range(state.media[self.index].shown_len(), offset, data.len())?;
         }
         let verdict = state.count(Some(self.index))?;
         let medium = &mut state.media[self.index];
@@ -249,19 +252,23 @@ mod tests {
     fn only_what_was_flushed_is_certain() {
         for survival in Survival::ALL {
             let machine = Machine::new();
-            let disk = machine.add_disk(Arc::new(vec![0; 4096]), Length::Fixed, 512);
+            let disk = machine.add_disk(Arc::new(vec![0; 8192]), Length::Fixed, 512);
             disk.write_at(0, &[1; 512]).unwrap();
             disk.flush().unwrap();
-            disk.write_at(512, &[2; 512]).unwrap();
+            disk.write_at(4096, &[2; 512]).unwrap();
             machine.restart(survival, 7);
             let content = disk.content();
             assert_eq!(content[..512], [1; 512], "{survival:?}");
+            assert_eq!(content[512..4096], [0; 3584], "{survival:?}");
             match survival {
-                Survival::LoseAll => assert_eq!(content[512..1024], [0; 512]),
-                Survival::KeepAll => assert_eq!(content[512..1024], [2; 512]),
+                Survival::LoseAll => assert_eq!(content[4096..4608], [0; 512]),
+                Survival::KeepAll => assert_eq!(content[4096..4608], [2; 512]),
                 _ => {}
             }
-            assert_eq!(content[1024..], [0; 3072], "{survival:?}");
+            // A drive with large physical sectors may spoil what lies in the same one.
+            let spoilt = content[4608..] != [0; 3584];
+            let spoils = matches!(survival, Survival::Neighbours | Survival::Unreadable);
+            assert_eq!(spoilt, spoils, "{survival:?}");
         }
     }
 

@@ -10,15 +10,17 @@
 //!
 //! 1. What was flushed is durable. Between flushes there is no order at all.
 //! 2. A sector of 512 bytes is whole, unless it is being written when the power goes: then it may
-//!    hold anything ([`Survival::Garbled`]). A change of length writes no sector.
+//!    hold anything ([`Survival::Garbled`]), or give an error until it is written again
+//!    ([`Survival::Unreadable`]). A drive that rewrites 4096 bytes for it may spoil all of these
+//!    ([`Survival::Neighbours`]). A change of length writes no sector.
 //! 3. The operation at which the power goes may have happened wholly, in part or not at all.
 //! 4. Names in a directory survive as a prefix of what was done since its last flush: journaling
-//!    file systems keep that order.
+//!    file systems keep that order. The length of a file survives apart from its content.
 //! 5. A flush that fails has lost what it was to make durable; the next one says nothing of it.
 
 mod disk;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -26,6 +28,9 @@ pub use disk::{SimDir, SimDisk};
 
 /// The sector of the simulated media: what is written whole or not at all.
 pub const SECTOR: u64 = 512;
+
+/// Sectors of a drive that rewrites 4096 bytes at a time.
+const GROUP: u64 = 4096 / SECTOR;
 
 type Sector = [u8; SECTOR as usize];
 
@@ -44,17 +49,23 @@ pub enum Survival {
     Torn4096,
     /// As `Subset`, and one of them holds garbage.
     Garbled,
+    /// As `Subset`, and the 4096 bytes around one of them hold garbage, with what was durable there.
+    Neighbours,
+    /// As `Subset`, and the 4096 bytes around one of them cannot be read until they are written.
+    Unreadable,
 }
 
 impl Survival {
     /// All of them.
-    pub const ALL: [Survival; 6] = [
+    pub const ALL: [Survival; 8] = [
         Survival::LoseAll,
         Survival::KeepAll,
         Survival::Prefix,
         Survival::Subset,
         Survival::Torn4096,
         Survival::Garbled,
+        Survival::Neighbours,
+        Survival::Unreadable,
     ];
 }
 
@@ -71,6 +82,12 @@ pub enum Fault {
     Misdirected(u64),
     /// A write fails with ENOSPC.
     NoSpace,
+    /// A write fails with EDQUOT.
+    Quota,
+    /// The device is gone: nothing can be read or written any more, until the machine starts again.
+    Gone,
+    /// The device has lost its second half, until the machine starts again.
+    Shrunk,
 }
 
 /// What the machine is to do at which operation. Operations are counted from 0: every write,
@@ -83,6 +100,8 @@ pub struct Script {
     pub faults: BTreeMap<u64, Fault>,
     /// The read that fails.
     pub failing_read: Option<u64>,
+    /// All reads from this one on fail, on the same disk.
+    pub failing_reads_from: Option<u64>,
 }
 
 /// A random sequence that is the same for the same seed.
@@ -143,6 +162,12 @@ pub(crate) struct Medium {
     length: Length,
     sector_bytes: u32,
     broken: bool,
+    /// No read works either.
+    gone: bool,
+    /// Its second half cannot be reached.
+    shrunk: bool,
+    /// Groups of 4096 bytes that give an error until they are written.
+    unreadable: HashSet<u64>,
 }
 
 impl Medium {
@@ -158,7 +183,15 @@ impl Medium {
             length,
             sector_bytes,
             broken: false,
+            gone: false,
+            shrunk: false,
+            unreadable: HashSet::new(),
         }
+    }
+
+    /// The length that a user of the disk is told.
+    fn shown_len(&self) -> u64 {
+        self.view_len >> u32::from(self.shrunk)
     }
 
     fn base_sector(&self, index: u64) -> Box<Sector> {
@@ -177,6 +210,7 @@ impl Medium {
     }
 
     fn put(&mut self, index: u64, sector: Box<Sector>, written: bool) {
+        self.unreadable.remove(&(index / GROUP));
         self.pending.push(Pending {
             index,
             sector: sector.clone(),
@@ -218,15 +252,17 @@ impl Medium {
         let pending = std::mem::take(&mut self.pending);
         let prefix = rng.below(pending.len() as u64 + 1) as usize;
         let garbled = rng.below(pending.len().max(1) as u64) as usize;
-        let mut groups: HashMap<u64, bool> = HashMap::new();
+        let (mut groups, mut spoilt) = (HashMap::new(), None);
         for (at, one) in pending.into_iter().enumerate() {
             let (index, mut sector) = (one.index, one.sector);
             let keep = match survival {
                 Survival::LoseAll => false,
                 Survival::KeepAll => true,
                 Survival::Prefix => at < prefix,
-                Survival::Subset => rng.below(2) == 0,
-                Survival::Torn4096 => *groups.entry(index / 8).or_insert_with(|| rng.below(2) == 0),
+                Survival::Subset | Survival::Neighbours | Survival::Unreadable => rng.below(2) == 0,
+                Survival::Torn4096 => *groups
+                    .entry(index / GROUP)
+                    .or_insert_with(|| rng.below(2) == 0),
                 Survival::Garbled => at == garbled || rng.below(2) == 0,
             };
             if survival == Survival::Garbled && at == garbled && one.written {
@@ -234,6 +270,9 @@ impl Medium {
             }
             if keep {
                 self.durable.insert(index, sector);
+            }
+            if at == garbled && one.written {
+                spoilt = Some(index / GROUP);
             }
         }
         let len_survives = match survival {
@@ -246,14 +285,50 @@ impl Medium {
         } else {
             self.durable_len
         });
+        if let Some(group) = spoilt {
+            self.spoil(group, survival, rng);
+        }
         self.view.clear();
         self.view_len = self.durable_len;
+    }
+
+    /// What becomes of the 4096 bytes around the sector under the head.
+    fn spoil(&mut self, group: u64, survival: Survival, rng: &mut Rng) {
+        match survival {
+            Survival::Neighbours => {
+                for index in group * GROUP..(group + 1) * GROUP {
+                    let start = index * SECTOR;
+                    let inside = self.durable_len.saturating_sub(start).min(SECTOR) as usize;
+                    if inside > 0 {
+                        let mut sector = Box::new([0; SECTOR as usize]);
+                        let bytes = sector.iter_mut().take(inside);
+                        bytes.for_each(|b| *b = rng.next_u64() as u8);
+                        self.durable.insert(index, sector);
+                    }
+                }
+            }
+            Survival::Unreadable => {
+                self.unreadable.insert(group);
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether any of these bytes cannot be read.
+    fn is_unreadable(&self, offset: u64, len: usize) -> bool {
+        let bytes = GROUP * SECTOR;
+        let end = (offset + len as u64).div_ceil(bytes);
+        !self.unreadable.is_empty() && (offset / bytes..end).any(|g| self.unreadable.contains(&g))
     }
 
     fn content(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.view_len as usize);
         for index in 0..self.view_len.div_ceil(SECTOR) {
-            bytes.extend_from_slice(&self.sector(index)[..]);
+            // Whoever compares must not find what nobody can read.
+            match self.unreadable.contains(&(index / GROUP)) {
+                true => bytes.extend_from_slice(&[0xbd; SECTOR as usize]),
+                false => bytes.extend_from_slice(&self.sector(index)[..]),
+            }
         }
         bytes.truncate(self.view_len as usize);
         bytes
@@ -327,22 +402,31 @@ impl State {
             Some(Fault::LostWrite) => Ok(Verdict::Lost),
             Some(Fault::Misdirected(by)) => Ok(Verdict::Misdirected(*by)),
             Some(Fault::NoSpace) => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
+            Some(Fault::Quota) => Err(io::Error::from_raw_os_error(libc::EDQUOT)),
             Some(fault) => {
                 if let Some(m) = medium {
-                    self.media[m].broken = *fault == Fault::ErrorFromNowOn;
+                    let medium = &mut self.media[m];
+                    medium.broken = matches!(fault, Fault::ErrorFromNowOn | Fault::Gone);
+                    medium.gone = *fault == Fault::Gone;
+                    medium.shrunk |= *fault == Fault::Shrunk;
                 }
                 Err(io::Error::from_raw_os_error(libc::EIO))
             }
         }
     }
 
-    pub(crate) fn count_read(&mut self) -> io::Result<()> {
+    pub(crate) fn count_read(&mut self, medium: usize) -> io::Result<()> {
         if self.off {
             return Err(io::Error::other("the power is off"));
         }
         let number = self.reads;
         self.reads += 1;
-        if self.script.failing_read == Some(number) {
+        let script = &self.script;
+        let medium = &mut self.media[medium];
+        if script.failing_reads_from == Some(number) {
+            medium.gone = true;
+        }
+        if script.failing_read == Some(number) || medium.gone {
             return Err(io::Error::from_raw_os_error(libc::EIO));
         }
         Ok(())
@@ -414,6 +498,12 @@ impl Machine {
         self.state().reads
     }
 
+    /// Makes the 4096 bytes around `offset` of a disk unreadable until they are written.
+    pub fn lose(&self, disk: &SimDisk, offset: u64) {
+        let medium = &mut self.state().media[disk.index()];
+        medium.unreadable.insert(offset / (GROUP * SECTOR));
+    }
+
     /// Whether the power has gone.
     pub fn is_off(&self) -> bool {
         self.state().off
@@ -428,6 +518,8 @@ impl Machine {
         state.media.iter_mut().for_each(|m| {
             m.power_loss(survival, &mut rng);
             m.broken = false;
+            m.gone = false;
+            m.shrunk = false;
         });
         state
             .dirs

@@ -126,6 +126,21 @@ impl Manifest {
             .collect())
     }
 
+    /// What of `extents` it covers.
+    pub fn overlap(&self, extents: &ExtentMap) -> ExtentMap {
+        let parts = extents.iter().flat_map(|e| self.extents.within(e));
+        parts.collect()
+    }
+
+    /// `extent`, widened to the chunks that are hashed as one.
+    pub fn chunks_of(&self, extent: Extent) -> Extent {
+        let end = extent.end().div_ceil(self.chunk_bytes);
+        Extent::from_range(
+            extent.start / self.chunk_bytes * self.chunk_bytes,
+            end.saturating_mul(self.chunk_bytes),
+        )
+    }
+
     /// The hash over everything that the manifest says.
     pub fn root(&self) -> Hash {
         *blake3::hash(&format::body(self)).as_bytes()

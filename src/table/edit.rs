@@ -14,7 +14,8 @@ use crate::disk::DiskRead;
 use crate::units::escape;
 
 /// What a sector write belongs to. The order is the one in which UEFI wants them written, each
-/// flushed before the next, so that one whole copy exists at every moment.
+/// flushed before the next, so that one whole copy exists at every moment; and from the outside to
+/// the inside of an MBR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
@@ -28,6 +29,10 @@ pub enum Role {
     PrimaryHeader,
     /// Sector 0.
     ProtectiveMbr,
+    /// Sector 0 of a disk without a GPT.
+    Mbr,
+    /// The sector that tells of a logical partition.
+    Ebr,
 }
 
 /// A run of whole sectors with their new content.
@@ -192,7 +197,7 @@ impl Raw {
 
 /// Adds the runs of sectors of `data` that differ from what the disk holds. What lies beyond the
 /// disk's present end differs always.
-fn changed_runs(
+pub(super) fn changed_runs(
     disk: &dyn DiskRead,
     role: Role,
     offset: u64,

@@ -1,11 +1,15 @@
 //! A GPT whose two copies are whole and agree, and what can be asked of it.
 
 use std::fmt;
+use std::io;
 
+use super::contract::{Behind, Room, Slot, Table};
 use super::copy::{Copy, Shape};
 use super::guid::Guid;
 use super::mbr::Protective;
 use super::partition::Partition;
+use super::{EditError, Found, Opinion, SectorWrite, compare, second_opinion};
+use crate::disk::DiskRead;
 use crate::extent::{Extent, ExtentMap};
 
 /// A healthy GPT. It can only come from [`super::read`], so that the numbers in it have been
@@ -180,5 +184,99 @@ impl Gpt {
             entries_lba: self.raw.backup.header.entries_lba.checked_add(distance)?,
             last_usable_lba: self.last_usable_lba().checked_add(distance)?,
         })
+    }
+}
+
+impl Table for Gpt {
+    fn kind(&self) -> &'static str {
+        "GPT"
+    }
+
+    fn state(&self) -> String {
+        let state = match self.is_disk_enlarged() {
+            true => ", made for a smaller disk",
+            false => "",
+        };
+        format!(
+            "GPT, both copies good, {} partitions{state}",
+            self.partitions.len()
+        )
+    }
+
+    fn sector_bytes(&self) -> u64 {
+        self.shape.sector_bytes
+    }
+
+    fn disk_id(&self) -> Option<String> {
+        Some(self.disk_guid().to_string())
+    }
+
+    fn partition_id(&self, number: u32) -> Option<String> {
+        Some(self.partition(number)?.unique_guid.to_string())
+    }
+
+    fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    fn partitions(&self) -> Vec<Slot> {
+        let slot = |p: &Partition| Slot {
+            number: p.number,
+            first_lba: p.first_lba,
+            last_lba: p.last_lba,
+            kind: p.type_name(),
+            name: p.name.clone(),
+        };
+        self.partitions.iter().map(slot).collect()
+    }
+
+    fn container(&self, _number: u32) -> Option<&'static str> {
+        None
+    }
+
+    fn room(&self, number: u32, disk_len_bytes: u64) -> Option<Room> {
+        let last_lba = self.last_free_lba_after(number, disk_len_bytes)?;
+        let next = self.partitions.iter().find(|p| p.first_lba == last_lba + 1);
+        Some(Room {
+            last_lba,
+            behind: next.map_or(Behind::DiskEnd, |p| Behind::Partition(p.number)),
+        })
+    }
+
+    fn table_extents(&self, disk_len_bytes: u64) -> ExtentMap {
+        Gpt::table_extents(self, disk_len_bytes)
+    }
+
+    fn is_written_first(&self, part: Extent) -> bool {
+        part.start >= self.first_usable_lba() * self.shape.sector_bytes
+    }
+
+    fn is_at_the_end(&self) -> bool {
+        true
+    }
+
+    fn fingerprint(&self) -> [u8; 32] {
+        Gpt::fingerprint(self)
+    }
+
+    fn edit(
+        &self,
+        disk: &dyn DiskRead,
+        number: u32,
+        new_last_lba: u64,
+        new_disk_len_bytes: u64,
+    ) -> Result<Vec<SectorWrite>, EditError> {
+        Gpt::edit(self, disk, number, new_last_lba, new_disk_len_bytes)
+    }
+
+    fn differences(&self, after: &Found, number: u32, new_last_lba: u64) -> Option<Vec<String>> {
+        match after {
+            Found::Gpt(now) => Some(compare(self, now, number, new_last_lba)),
+            _ => None,
+        }
+    }
+
+    fn second_opinion(&self, disk: &dyn DiskRead) -> io::Result<Opinion> {
+        second_opinion(self, disk)
     }
 }

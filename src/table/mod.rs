@@ -1,11 +1,13 @@
 //! Partition tables: bytes ↔ model, judged before they are believed, edited in place.
 //!
-//! [`read`] says what a disk has: a healthy [`Gpt`], a damaged one with everything that is wrong
-//! with it, a hybrid, an MBR (recognised only), or no table at all. [`Gpt::edit`] gives one
-//! partition another end, and gives the table the end of a disk that has grown.
+//! [`read`] says what a disk has: a healthy [`Gpt`] or [`Mbr`], a damaged one with everything that
+//! is wrong with it, a hybrid, or no table at all. What is healthy is a [`Table`], and callers need
+//! not know of which kind. [`Table::edit`] gives one partition another end, and gives the table the
+//! end of a disk that has grown.
 //!
 //! 1. A [`Gpt`] exists only where both copies are whole, agree, and contradict neither
-//!    themselves nor the disk. One good copy of two is damage.
+//!    themselves nor the disk. One good copy of two is damage. The head of `mbr/mod.rs` says the
+//!    same for an MBR.
 //! 2. An edit patches the sectors that were read. What was not asked for stays byte-identical:
 //!    order and gaps of the entries, GUIDs, names, attributes, the number and size of entries,
 //!    reserved bytes, boot code. The start of a partition never changes.
@@ -15,8 +17,7 @@
 //! 5. The backup is looked for where the primary says *and* in the last sector: either alone can
 //!    be stale.
 //!
-//! It does not resize MBR partitions, does not list logical ones, and does not mend: a damaged
-//! table comes with the command that does.
+//! It does not mend: a damaged table comes with the command that does.
 //!
 //! # Codes of the problems
 //!
@@ -30,8 +31,11 @@
 //! | `gpt-disk-too-small` | the table was made for a larger disk |
 //! | `gpt-sector-size` | the table was made for another sector size |
 //! | `gpt-protective-mbr`, `gpt-and-mbr` | sector 0 does not fit a GPT |
-//! | `hybrid-mbr`, `mbr-table` | a table that is recognised and not edited |
+//! | `hybrid-mbr` | a table that is recognised and not edited |
+//! | `mbr-outside`, `mbr-overlap`, `mbr-two-extended` | partitions of an MBR that cannot be |
+//! | `mbr-ebr-signature`, `mbr-ebr-outside`, `mbr-ebr-loop`, `mbr-ebr-entries`, `mbr-too-many` | a chain of logical partitions that cannot be followed |
 
+mod contract;
 mod copy;
 mod edit;
 mod examine;
@@ -48,10 +52,11 @@ mod tests;
 
 use std::io;
 
+pub use contract::{Behind, Room, Slot, Table};
 pub use edit::{EditError, Role, SectorWrite, compare};
 pub use gpt::Gpt;
 pub use guid::{Guid, type_name};
-pub use mbr::MbrPartition;
+pub use mbr::{Mbr, MbrPartition};
 pub use opinion::{Opinion, second_opinion};
 pub use partition::Partition;
 
@@ -60,7 +65,7 @@ use crate::report::Refusal;
 use copy::{Copy, Shape, Side, Sighting, sight};
 use examine::{CUT_SHORT, MEND, NEW_PROTECTIVE, NONE_IS_WHOLE, TWO_BACKUPS};
 use gpt::Raw;
-use mbr::{BootSector, Protective};
+use mbr::{BootSector, Protective, lost_signature};
 
 /// The partition table of a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,21 +89,51 @@ pub enum Found {
         /// The entries of the MBR.
         partitions: Vec<MbrPartition>,
     },
-    /// An MBR, recognised only. Logical partitions are not listed.
-    Mbr {
-        /// The primary entries.
+    /// A healthy MBR.
+    Mbr(Box<Mbr>),
+    /// An MBR that must not be relied on.
+    DamagedMbr {
+        /// Everything that was found, never empty.
+        problems: Vec<Refusal>,
+        /// What the entries say, for people to look at; nothing may be decided by it.
         partitions: Vec<MbrPartition>,
-        /// What a person should know.
-        notes: Vec<String>,
     },
 }
 
 impl Found {
-    /// Why this table cannot be edited; empty for a healthy GPT, and where there is none.
+    /// The table, where it is one that can be edited.
+    pub fn table(&self) -> Option<&dyn Table> {
+        match self {
+            Found::Gpt(gpt) => Some(&**gpt),
+            Found::Mbr(mbr) => Some(&**mbr),
+            _ => None,
+        }
+    }
+
+    /// Where partitions may begin, in sectors: also what a damaged table says, which is enough to
+    /// look there, and for nothing else.
+    pub fn starts(&self) -> Vec<u64> {
+        let mbr = |partitions: &[MbrPartition]| partitions.iter().map(|p| p.first_lba).collect();
+        match self {
+            Found::None { .. } => Vec::new(),
+            Found::Gpt(gpt) => gpt.partitions().iter().map(|p| p.first_lba).collect(),
+            Found::DamagedGpt { partitions, .. } => {
+                partitions.iter().map(|p| p.first_lba).collect()
+            }
+            Found::Mbr(found) => mbr(found.all_partitions()),
+            Found::DamagedMbr { partitions, .. } | Found::HybridMbr { partitions } => {
+                mbr(partitions)
+            }
+        }
+    }
+
+    /// Why this table cannot be edited; empty for a healthy one, and where there is none.
     pub fn refusals(&self) -> Vec<Refusal> {
         match self {
-            Found::None { .. } | Found::Gpt(_) => Vec::new(),
-            Found::DamagedGpt { problems, .. } => problems.clone(),
+            Found::None { .. } | Found::Gpt(_) | Found::Mbr(_) => Vec::new(),
+            Found::DamagedGpt { problems, .. } | Found::DamagedMbr { problems, .. } => {
+                problems.clone()
+            }
             Found::HybridMbr { partitions } => vec![Refusal::new(
                 "hybrid-mbr",
                 format!(
@@ -108,14 +143,6 @@ impl Found {
                 ),
                 "if nothing boots through the MBR any more, replace it by a protective one: \
                  `gdisk DISK`, then x, n, w",
-            )],
-            Found::Mbr { partitions, .. } => vec![Refusal::new(
-                "mbr-table",
-                format!(
-                    "the disk has an MBR with {} primary entries; only GPT can be edited so far",
-                    partitions.len()
-                ),
-                "",
             )],
         }
     }
@@ -132,7 +159,7 @@ pub fn read(disk: &dyn DiskRead) -> io::Result<Found> {
         return Ok(Found::None { notes: Vec::new() });
     }
     let mbr = shape.read(disk, 0, 1)?;
-    let boot = BootSector::of(&mbr, shape.sectors);
+    let boot = BootSector::of(&mbr);
     let primary = sight(disk, shape, Side::Primary, 1)?;
     let last = match shape.last_lba() {
         0 | 1 => Sighting::Absent,
@@ -141,13 +168,14 @@ pub fn read(disk: &dyn DiskRead) -> io::Result<Found> {
     let protective = match (boot, &primary) {
         (BootSector::Hybrid(partitions), _) => return Ok(Found::HybridMbr { partitions }),
         (BootSector::None, Sighting::Absent) => {
-            return Ok(Found::None {
-                notes: leftover(&last, shape),
-            });
+            let mut notes = leftover(&last, shape);
+            if lost_signature(&mbr, shape.sectors) {
+                notes.push(LOST_SIGNATURE.into());
+            }
+            return Ok(Found::None { notes });
         }
         (BootSector::Partitions(partitions), Sighting::Absent) => {
-            let notes = leftover(&last, shape);
-            return Ok(Found::Mbr { partitions, notes });
+            return mbr::judge(disk, shape, mbr, partitions, leftover(&last, shape));
         }
         (BootSector::None, _) => Err(Refusal::new(
             "gpt-protective-mbr",
@@ -166,6 +194,9 @@ pub fn read(disk: &dyn DiskRead) -> io::Result<Found> {
     };
     Look { disk, shape, mbr }.judge(protective, primary, last)
 }
+
+const LOST_SIGNATURE: &str = "sector 0 has entries of an MBR that would fit this disk, but not its \
+     signature: nothing takes it for a table (`fdisk -l` and `sfdisk --verify` show nothing either)";
 
 /// A note about a backup GPT in the last sector of a disk that has no primary.
 fn leftover(last: &Sighting, shape: Shape) -> Vec<String> {

@@ -152,6 +152,11 @@ pub fn carry_out(asked: &Asked, plan: &Plan, options: &Options<'_>) -> Result<Do
         options,
     };
     let result = attempt.run(began);
+    if result.is_err() {
+        // The target is untouched. A commit record that was written, and whose flush failed, would
+        // look hot.
+        options.store.forget_journal(summary.id);
+    }
     drop(hold);
     if matches!(result, Err(Stop::Refused(_) | Stop::Interrupted)) {
         // Nothing happened that anybody would want to look at later. Our own lock goes first.
@@ -508,16 +513,15 @@ impl Parts {
             primary_table: ExtentMap::new(),
             blocks: ExtentMap::new(),
         };
-        let Some((gpt, _)) = look.gpt() else {
+        let Some((table, _)) = look.chosen() else {
             parts.blocks = delta.clone();
             return parts;
         };
-        let first_usable = gpt.first_usable_lba() * plan.sector_bytes;
-        let tables = gpt.table_extents(plan.disk.new);
+        let tables = table.table_extents(plan.disk.new);
         for unit in delta.iter().flat_map(|e| e.split(look.unit_bytes())) {
-            let map = match (tables.intersects(unit), unit.start < first_usable) {
-                (true, true) => &mut parts.primary_table,
-                (true, false) => &mut parts.backup_table,
+            let map = match (tables.intersects(unit), table.is_written_first(unit)) {
+                (true, true) => &mut parts.backup_table,
+                (true, false) => &mut parts.primary_table,
                 (false, _) => &mut parts.blocks,
             };
             map.insert(unit);

@@ -61,7 +61,8 @@ pub struct Hands<'a> {
     pub report: &'a dyn Report,
     /// Seconds since 1970.
     pub now: u64,
-    /// Compare everything in use, and not the changed blocks alone.
+    /// Compare everything in use, and not the changed blocks alone. Where no gate stands, what is in
+    /// use is compared in any case, but for what cannot be read.
     pub whole: bool,
 }
 
@@ -133,6 +134,8 @@ impl Dossier {
             proof: Proof {
                 before: choose(&self.before),
                 after: choose(&self.after),
+                snapshot: self.before.as_ref(),
+                pass_over: !hands.whole,
             },
             now: hands.now,
             report: hands.report,

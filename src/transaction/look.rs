@@ -16,7 +16,7 @@ use crate::extent::{Extent, ExtentMap};
 use crate::fs::{self, Driver, FsError, GateState, Observed, TransactionId, signature};
 use crate::plan::{Identity, TargetKind};
 use crate::report::Refusal;
-use crate::table::{self, Found, Gpt};
+use crate::table::{self, Found, Table};
 use crate::units::{Bytes, UNIT_BYTES, escape};
 
 /// How long udev may keep its lock while it looks at a device that has just appeared.
@@ -129,12 +129,9 @@ impl Look {
         self.refusals.push(Refusal::new(code, message, hint));
     }
 
-    /// The table, where it is a healthy GPT, with the number of the chosen partition.
-    pub fn gpt(&self) -> Option<(&Gpt, u32)> {
-        match &self.table {
-            Found::Gpt(gpt) => self.number.map(|number| (&**gpt, number)),
-            _ => None,
-        }
+    /// The table, where it is a healthy one, with the number of the chosen partition.
+    pub fn chosen(&self) -> Option<(&dyn Table, u32)> {
+        Some((self.table.table()?, self.number?))
     }
 
     /// What the journal writes at least, and in multiples of: [`UNIT_BYTES`], or a physical sector
@@ -162,15 +159,14 @@ impl Look {
         };
         let found: Vec<Refusal> = self.table.refusals().into_iter().map(on_this).collect();
         self.refusals.extend(found);
-        let gpt = match &self.table {
-            Found::Gpt(gpt) => gpt.clone(),
-            Found::None { notes } => {
-                self.notices.extend(notes.clone());
-                return self.choose_bare(typed, named);
-            }
-            _ => return Ok(()),
+        if let Found::None { notes } = &self.table {
+            self.notices.extend(notes.clone());
+            return self.choose_bare(typed, named);
+        }
+        let Some(table) = self.table.table() else {
+            return Ok(());
         };
-        self.notices.extend(gpt.notes().iter().cloned());
+        self.notices.extend(table.notes().iter().cloned());
         if let (Some(typed), Some(named)) = (typed, named)
             && typed != named
         {
@@ -186,30 +182,38 @@ impl Look {
         }
         let number = match typed.or(named) {
             Some(number) => number,
-            None => match self.only_candidate(&gpt)? {
+            None => match self.only_candidate()? {
                 Some(number) => number,
                 None => return Ok(()),
             },
         };
-        match gpt.extent(number) {
-            Some(extent) => (self.number, self.partition) = (Some(number), Some(extent)),
-            None => {
-                let numbers: Vec<String> = gpt
-                    .partitions()
-                    .iter()
-                    .map(|p| p.number.to_string())
-                    .collect();
-                self.refuse(
-                    "no-such-partition",
-                    format!(
-                        "{} has no partition {number}; it has {}",
-                        self.shown,
-                        numbers.join(", ")
-                    ),
-                    "name one of those with --partition",
-                );
-            }
+        let Some(table) = self.table.table() else {
+            return Ok(());
+        };
+        if let Some(extent) = table.extent(number) {
+            (self.number, self.partition) = (Some(number), Some(extent));
+            return Ok(());
         }
+        let numbers: Vec<String> = table
+            .partitions()
+            .iter()
+            .map(|p| p.number.to_string())
+            .collect();
+        let (code, what) = match table.container(number) {
+            Some(what) => (
+                "extended-partition",
+                format!("partition {number} of {} is {what}", self.shown),
+            ),
+            None => (
+                "no-such-partition",
+                format!("{} has no partition {number}", self.shown),
+            ),
+        };
+        self.refuse(
+            code,
+            format!("{what}; it has {}", numbers.join(", ")),
+            "name one of those with --partition",
+        );
         Ok(())
     }
 
@@ -231,12 +235,14 @@ impl Look {
     }
 
     /// The only partition with a file system that we know, or refusals that list what there is.
-    fn only_candidate(&mut self, gpt: &Gpt) -> Result<Option<u32>> {
+    fn only_candidate(&mut self) -> Result<Option<u32>> {
         let (mut candidates, mut lines) = (Vec::new(), Vec::new());
-        for part in gpt.partitions() {
-            let Some(extent) = gpt.extent(part.number) else {
-                continue;
-            };
+        let table = self.table.table();
+        let slots = table.iter().flat_map(|table| {
+            let slots = table.partitions().into_iter();
+            slots.filter_map(|slot| Some((table.extent(slot.number)?, slot)))
+        });
+        for (extent, part) in slots {
             let name = match probe(&self.window(extent)?) {
                 Ok(Some(volume)) => {
                     candidates.push(part.number);
@@ -246,7 +252,7 @@ impl Look {
                         escape(&volume.observed.label)
                     )
                 }
-                Ok(None) => part.type_name().unwrap_or("unknown").to_string(),
+                Ok(None) => part.kind.unwrap_or("unknown").to_string(),
                 Err(e) => e.to_string(),
             };
             lines.push(format!(
@@ -307,7 +313,7 @@ impl Look {
             Err(FsError::Corrupt(what)) => self.refuse(
                 "damaged-file-system",
                 format!("the file system is damaged: {what}"),
-                "look at it with its own checker first (for ext: `e2fsck -fn`)",
+                super::planning::LOOK_AT_IT,
             ),
         }
         Ok(())
@@ -428,15 +434,12 @@ impl Look {
     /// other, and the kernel, still say where partitions begin.
     pub fn gate(&self) -> Option<TransactionId> {
         let sector = u64::from(self.disk.geometry().logical_sector_bytes);
-        let in_table = match &self.table {
-            Found::Gpt(gpt) => gpt.partitions(),
-            Found::DamagedGpt { partitions, .. } => partitions,
-            _ => &[],
-        };
+        let in_table = self.table.starts().into_iter();
+        let in_table = in_table.map(|lba| lba.checked_mul(sector));
         let in_kernel = self.device.iter().flat_map(|d| &d.partitions);
         let starts = [Some(0)]
             .into_iter()
-            .chain(in_table.iter().map(|p| p.first_lba.checked_mul(sector)))
+            .chain(in_table)
             .chain(in_kernel.map(|p| Some(p.extent.start)));
         let gate_at = |start: u64| {
             fs::drivers().iter().find_map(|driver| {
@@ -454,13 +457,7 @@ impl Look {
 
     /// Who the target is.
     pub fn identity(&self) -> Identity {
-        let gpt = match &self.table {
-            Found::Gpt(gpt) => Some(gpt),
-            _ => None,
-        };
-        let partition = gpt
-            .zip(self.number)
-            .and_then(|(gpt, number)| gpt.partition(number));
+        let table = self.table.table();
         let wwid = self
             .device
             .as_ref()
@@ -472,8 +469,8 @@ impl Look {
                 TargetKind::Image
             },
             path: self.path.to_string_lossy().into_owned(),
-            disk_guid: gpt.map(|g| g.disk_guid().to_string()),
-            partition_guid: partition.map(|p| p.unique_guid.to_string()),
+            disk_guid: table.and_then(|table| table.disk_id()),
+            partition_guid: self.chosen().and_then(|(table, n)| table.partition_id(n)),
             partition_number: self.number,
             partition_start: self.partition.map_or(0, |e| e.start),
             driver: self
@@ -491,8 +488,8 @@ impl Look {
     }
 }
 
-/// Opens the disk read-only. An image does not say what its sectors are: where a GPT is found with
-/// 4096-byte sectors and not with 512, it has 4096.
+/// Opens the disk read-only. An image does not say what its sectors are: it has 4096 bytes where
+/// its table makes more sense so.
 fn open_read(path: &Path, is_device: bool, sector_bytes: Option<u32>) -> Result<FileDisk> {
     let open = || FileDisk::open_read(path).with_context(|| format!("opening {}", path.display()));
     if is_device {
@@ -502,12 +499,30 @@ fn open_read(path: &Path, is_device: bool, sector_bytes: Option<u32>) -> Result<
         return Ok(open()?.with_image_sector_bytes(bytes)?);
     }
     let with_4096 = open()?.with_image_sector_bytes(4096)?;
-    if matches!(table::read(&open()?), Ok(Found::Gpt(_)))
-        || !matches!(table::read(&with_4096), Ok(Found::Gpt(_)))
-    {
-        return open();
+    let disk = open()?;
+    let (more, usual) = (sense(&with_4096), sense(&disk));
+    Ok(if more > usual { with_4096 } else { disk })
+}
+
+/// How much sense the table of a disk makes. A GPT names its sector size by where it stands; an MBR
+/// looks the same with each, but only with one of them do its partitions begin with something.
+fn sense(disk: &FileDisk) -> u8 {
+    let Ok(found) = table::read(disk) else {
+        return 0;
+    };
+    let (Some(table), false) = (found.table(), matches!(found, Found::Gpt(_))) else {
+        return if matches!(found, Found::Gpt(_)) { 3 } else { 0 };
+    };
+    let begins = |slot: &table::Slot| {
+        let part = Window::new(disk, table.extent(slot.number)?).ok()?;
+        let known = !matches!(probe(&part), Ok(None));
+        let signed = signature::signatures(&part).is_ok_and(|s| s.iter().any(|s| !s.at_end));
+        (known || signed).then_some(())
+    };
+    match table.partitions().iter().find_map(begins) {
+        Some(()) => 2,
+        None => 1,
     }
-    Ok(with_4096)
 }
 
 /// The first driver that knows what is there.

@@ -13,11 +13,10 @@ use super::store::Store;
 use crate::disk::{DiskRead, StateDir, read_vec};
 use crate::export::How;
 use crate::extent::{Extent, ExtentMap};
-use crate::fs::signature::{Area, tail_refusals};
+use crate::fs::signature::{Area, tail_refusals_but};
 use crate::fs::{Direction, FsError};
 use crate::plan::{Facts, Forecast, Identity, Plan, Request, To, Verdict, plan};
 use crate::report::{Quiet, Refusal, Report};
-use crate::table::Found;
 
 /// How a change is made, besides what is asked for.
 pub struct Options<'a> {
@@ -81,6 +80,7 @@ pub(super) fn plan_at_rate(
     let bounds = volume.driver.bounds(&part).map_err(unreadable)?;
     let own_used = volume.driver.used(&part, &Quiet).map_err(unreadable)?;
     let mut notices = look.notices.clone();
+    notices.extend(volume.driver.consequences());
     refusals.extend(state_dir_refusal(
         &look,
         options.store,
@@ -98,7 +98,7 @@ pub(super) fn plan_at_rate(
         identity: look.identity(),
         disk_bytes: look.disk.len_bytes(),
         sector_bytes: u64::from(look.disk.geometry().logical_sector_bytes),
-        table: look.gpt(),
+        table: look.chosen(),
         partition,
         file_system: &volume.observed,
         bounds: &bounds,
@@ -119,7 +119,7 @@ pub(super) fn plan_at_rate(
     };
     let mut verdict = plan(request, &facts);
     if let Verdict::Plan(plan) = &verdict {
-        let foreign = foreign_metadata(&look, plan)?;
+        let foreign = foreign_metadata(&look, plan, volume.driver.own_tail())?;
         if !foreign.is_empty() {
             verdict = Verdict::Refused(foreign);
         }
@@ -133,9 +133,8 @@ pub(super) fn plan_at_rate(
 
 /// What a change of the end would hide or destroy: metadata of others at the end of the partition
 /// as it is, as it will be, and of the disk.
-fn foreign_metadata(look: &Look, plan: &Plan) -> Result<Vec<Refusal>, Stop> {
+fn foreign_metadata(look: &Look, plan: &Plan, own: Option<&str>) -> Result<Vec<Refusal>, Stop> {
     let disk = Extent::new(0, look.disk.len_bytes());
-    let gpt = look.gpt().is_some();
     let area = |extent: Extent, what: String, ends_with_table| Area {
         extent,
         what,
@@ -156,11 +155,16 @@ fn foreign_metadata(look: &Look, plan: &Plan) -> Result<Vec<Refusal>, Stop> {
             false,
         ));
     }
-    if gpt {
-        areas.push(area(disk, "the disk".into(), true));
+    if let Some((table, _)) = look.chosen() {
+        areas.push(area(disk, "the disk".into(), table.is_at_the_end()));
     }
-    Ok(tail_refusals(&*look.disk, &areas).context("looking for other metadata at the ends")?)
+    Ok(tail_refusals_but(&*look.disk, &areas, own)
+        .context("looking for other metadata at the ends")?)
 }
+
+/// What to do about a file system that cannot be read.
+pub(super) const LOOK_AT_IT: &str = "look at it with its own checker first (`e2fsck -fn` for ext, \
+     `xfs_repair -n` for XFS, `chkdsk` in Windows for NTFS, `fsck.fat -n` for FAT)";
 
 pub(super) fn unreadable(e: FsError) -> Stop {
     match e {
@@ -168,7 +172,7 @@ pub(super) fn unreadable(e: FsError) -> Stop {
         FsError::Corrupt(what) => Stop::refused(
             "damaged-file-system",
             format!("the file system is damaged: {what}"),
-            "look at it with its own checker first (for ext: `e2fsck -fn`)",
+            LOOK_AT_IT,
         ),
         FsError::Unsupported(refusal) => Stop::Refused(vec![refusal]),
     }
@@ -262,8 +266,9 @@ fn on_disk(look: &Look, used: &ExtentMap, partition: Extent) -> ExtentMap {
         .iter()
         .map(|e| Extent::new(partition.start + e.start, e.len))
         .collect();
-    if let Some((gpt, _)) = look.gpt() {
-        gpt.table_extents(look.disk.len_bytes())
+    if let Some((table, _)) = look.chosen() {
+        table
+            .table_extents(look.disk.len_bytes())
             .iter()
             .for_each(|e| map.insert(e));
     }
@@ -309,8 +314,8 @@ pub(super) fn fingerprint(look: &Look, partition: Extent) -> Result<String, Stop
     hasher.update(&look.disk.len_bytes().to_le_bytes());
     hasher.update(&partition.start.to_le_bytes());
     hasher.update(&partition.len.to_le_bytes());
-    if let Found::Gpt(gpt) = &look.table {
-        hasher.update(&gpt.fingerprint());
+    if let Some(table) = look.table.table() {
+        hasher.update(&table.fingerprint());
     }
     if let Some(volume) = &look.file_system {
         let superblock = volume.driver.superblock();
@@ -408,5 +413,8 @@ impl Forecast for Asker<'_> {
             .driver
             .delta_estimate(self.part, self.used, bytes)
             .unwrap_or(u64::MAX >> 4)
+    }
+    fn is_about_change(&self, code: &str) -> bool {
+        self.volume.driver.is_about_change(code)
     }
 }

@@ -21,6 +21,7 @@ use crate::check::{self, States};
 use crate::disk::{Disk, DiskRead, Window};
 use crate::export::{Export, How, Setup};
 use crate::extent::{Extent, ExtentMap};
+use crate::fs::mount::{self, Walk, WalkError};
 use crate::fs::tool::{Launch, ToolError, Tools};
 use crate::fs::{Driver, FsError, Observed, Orphan};
 use crate::overlay::{Overlay, differing};
@@ -77,6 +78,9 @@ impl Launch for InRoom<'_> {
     fn launch(&self, command: Command) -> io::Result<Child> {
         self.0.spawn(command)
     }
+    fn launch_mounter(&self, command: Command) -> io::Result<Child> {
+        self.0.spawn_mounter(command)
+    }
     fn progress(&self) -> u64 {
         self.0.requests()
     }
@@ -120,6 +124,18 @@ impl Bench<'_> {
         Ok(Arc::new(
             Overlay::new(base, len_bytes, spill).with_context(doing)?,
         ))
+    }
+
+    /// Lets `work` run tools on a frozen state, of which they can change nothing.
+    pub(super) fn on_top(
+        &self,
+        state: &Arc<Overlay>,
+        partition: Extent,
+        work: impl FnOnce(&Tools<'_>) -> Result<(), Stop>,
+    ) -> Result<(), Stop> {
+        let overlay = self.overlay(state.clone(), state.len_bytes(), "walk.spill")?;
+        self.with_export(&overlay, partition, |_, tools| work(tools))?;
+        Ok(())
     }
 
     /// Exports a partition of an overlay, lets `work` run tools on it, drains and freezes it.
@@ -220,10 +236,10 @@ impl Stage<'_> {
     }
 
     fn edit_table(&self, upper: &Arc<Overlay>) -> Result<(), Stop> {
-        let Some((gpt, number)) = self.bench.look.gpt() else {
+        let Some((table, number)) = self.bench.look.chosen() else {
             return Ok(());
         };
-        let writes = gpt
+        let writes = table
             .edit(
                 &*self.bench.look.disk,
                 number,
@@ -297,14 +313,15 @@ impl Stage<'_> {
         let mut rejections = Vec::new();
         let mut tables = ExtentMap::new();
         let mut neighbours = ExtentMap::new();
-        if let Some((gpt, number)) = self.bench.look.gpt() {
+        if let Some((table, number)) = self.bench.look.chosen() {
             rejections.extend(
-                check::table(gpt, &*upper, number, self.last_lba())
+                check::table(table, &*upper, number, self.last_lba())
                     .context("reading the table of the result")?,
             );
-            tables = gpt.table_extents(self.plan.disk.new);
-            let others = gpt.partitions().iter().filter(|p| p.number != number);
-            neighbours = others.filter_map(|p| gpt.extent(p.number)).collect();
+            tables = table.table_extents(self.plan.disk.new);
+            let slots = table.partitions();
+            let others = slots.iter().filter(|p| p.number != number);
+            neighbours = others.filter_map(|p| table.extent(p.number)).collect();
         }
         allowed = allowed.union(&tables);
         let touched = lower.changed().union(&upper.changed());
@@ -351,8 +368,37 @@ impl Stage<'_> {
             changed: &changed,
         };
         let planned = (self.observed, self.plan.file_system_size.new);
-        check::file_system(self.driver, &states, planned, self.bench.report)
-            .map_err(|e| unjudged(e, "comparing every file"))
+        let found = check::file_system(self.driver, &states, planned, self.bench.report)
+            .map_err(|e| unjudged(e, "comparing every file"))?;
+        match self.driver.walk() {
+            Some(walk) if found.is_empty() => self.walk_both(walk, lower, upper),
+            _ => Ok(found),
+        }
+    }
+
+    /// Lets the kernel read every file of both states, one after the other.
+    fn walk_both(
+        &self,
+        walk: Walk,
+        lower: &Arc<Overlay>,
+        upper: &Arc<Overlay>,
+    ) -> Result<Vec<Refusal>, Stop> {
+        let unmade = |e| match e {
+            WalkError::Tool(e) => rejected_by_tool(e, "files-not-compared"),
+            WalkError::Spill(e) => Stop::Failed(e.into()),
+        };
+        let mut walked = tempfile::tempfile_in(self.bench.dir).context("keeping a walk")?;
+        let (before, after) = (self.plan.partition_before(), self.plan.partition_after());
+        self.bench.on_top(lower, before, |tools| {
+            mount::record(walk, tools, &mut walked).map_err(unmade)
+        })?;
+        let mut found = Vec::new();
+        self.bench.on_top(upper, after, |tools| {
+            let compared = mount::compare_with(walk, tools, &mut walked, check::NAMED);
+            found = compared.map_err(unmade)?;
+            Ok(())
+        })?;
+        Ok(check::rejections(found))
     }
 }
 
@@ -423,7 +469,8 @@ pub(super) fn refused_by_tool(e: ToolError, code: &str) -> Stop {
                 "the file system did not pass its own check: {}",
                 e.to_string().trim_end()
             ),
-            "unmount it and repair it with its own tool first (for ext: `e2fsck -f`), after a backup",
+            "unmount it and repair it with its own tool first (`e2fsck -f` for ext, `xfs_repair` for XFS, \
+             `chkdsk /f` in Windows for NTFS, `fsck.fat` for FAT), after a backup",
         ),
     }
 }
@@ -452,6 +499,7 @@ fn not_its_fault(e: ToolError) -> Result<Stop, ToolError> {
                 format!("apt install {package}"),
             ))
         }
+        ToolError::Refused(refusal) => Ok(Stop::Refused(vec![refusal])),
         ToolError::Interrupted { .. } => Ok(Stop::Interrupted),
         // That says nothing about the file system, whatever the tool was to do.
         e @ ToolError::Hung { .. } => Ok(Stop::rejected(

@@ -172,6 +172,18 @@ impl Store {
         kept
     }
 
+    /// Removes the journal of a transaction that is known not to have begun to write, as well as that
+    /// goes: where it stays, recovery finds an untouched target and closes it. By a descriptor of
+    /// its own, for the one that sealed it may have failed.
+    pub fn forget_journal(&self, id: TransactionId) {
+        let dir = HostDir::open(&self.dir_of(id));
+        let _ = dir.and_then(|dir| {
+            dir.remove(JOURNAL_NAME)?;
+            // Barrier: what is reported as untouched must not be hot after a power cut.
+            dir.flush()
+        });
+    }
+
     /// The directory of a transaction.
     pub fn dir_of(&self, id: TransactionId) -> PathBuf {
         self.path.join(id.to_string())

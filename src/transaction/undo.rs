@@ -35,6 +35,18 @@ pub struct Undone {
     pub target: PathBuf,
     /// Whether the target is as after the change, or as before it.
     pub applied: bool,
+    /// Whether everything in use was compared, or only what the transaction changed.
+    pub whole: bool,
+}
+
+/// How a recovery is to go.
+#[derive(Clone, Copy, Debug)]
+pub struct Way {
+    /// The side to go to where there is a choice.
+    pub toward: Side,
+    /// Compare everything in use. Where some of that cannot be read any more, this is what keeps
+    /// the gate closed.
+    pub whole: bool,
 }
 
 /// A target as recovery finds it: nothing that the change touches is relied on.
@@ -171,8 +183,11 @@ impl Case {
         if place.end() > disk.len_bytes() {
             return Ok(false);
         }
-        let superblock = read_vec(&disk, place.start, place.len as usize)?;
-        if let GateState::Closed(id) = self.driver.gate(&superblock) {
+        // One that a power cut left unreadable counts as torn, below.
+        let superblock = read_vec(&disk, place.start, place.len as usize);
+        if let Ok(superblock) = superblock
+            && let GateState::Closed(id) = self.driver.gate(&superblock)
+        {
             return Ok(id == journal.id());
         }
         if found.device.is_some() && self.identity.device_bytes != Some(disk.len_bytes()) {
@@ -284,7 +299,7 @@ impl Case {
 pub fn recover(
     store: &Store,
     only: Option<&str>,
-    toward: Side,
+    way: Way,
     report: &dyn Report,
 ) -> Result<Vec<Undone>, Stop> {
     let host = Host::default();
@@ -305,7 +320,7 @@ pub fn recover(
         if !wanted {
             continue;
         }
-        match recover_one(store, entry, path.as_deref(), &host, toward, report) {
+        match recover_one(store, entry, path.as_deref(), &host, way, report) {
             Ok(None) => {}
             Ok(Some(undone)) => {
                 let end = if undone.applied {
@@ -346,7 +361,7 @@ fn recover_one(
     entry: Entry,
     path: Option<&Path>,
     host: &Host,
-    toward: Side,
+    way: Way,
     report: &dyn Report,
 ) -> Result<Option<Undone>, Stop> {
     let case = Case::open(store, entry)?;
@@ -367,16 +382,17 @@ fn recover_one(
         driver: case.driver,
         report,
         now: now(),
-        whole: true,
+        whole: way.whole,
     };
     let ended = case
         .dossier
-        .recover(&hands, toward)
+        .recover(&hands, way.toward)
         .map_err(|e| explain(e, case.entry.id, &give_up(case.entry.id)))?;
     Ok(Some(Undone {
         id: case.entry.id,
         target: found.path,
         applied: ended == Recovered::Applied,
+        whole: way.whole,
     }))
 }
 
@@ -413,22 +429,24 @@ fn give_up(id: TransactionId) -> String {
     format!("if the target is right as it is, `holdfast abandon {id}` gives the transaction up")
 }
 
+fn named(extents: &[Extent]) -> String {
+    let mut named: Vec<String> = extents.iter().take(4).map(|e| e.to_string()).collect();
+    if extents.len() > named.len() {
+        named.push(format!("and {} more", extents.len() - named.len()));
+    }
+    named.join(", ")
+}
+
 fn explain(e: RecoverError, id: TransactionId, hint: &str) -> Stop {
     match e {
-        RecoverError::Changed { what, extents } => {
-            let mut named: Vec<String> = extents.iter().take(4).map(|e| e.to_string()).collect();
-            if extents.len() > named.len() {
-                named.push(format!("and {} more", extents.len() - named.len()));
-            }
-            Stop::refused(
-                "target-changed",
-                match named.is_empty() {
-                    true => what,
-                    false => format!("{what} ({})", named.join(", ")),
-                },
-                format!("nothing was written; {hint}"),
-            )
-        }
+        RecoverError::Changed { what, extents } => Stop::refused(
+            "target-changed",
+            match extents.is_empty() {
+                true => what,
+                false => format!("{what} ({})", named(&extents)),
+            },
+            format!("nothing was written; {hint}"),
+        ),
         RecoverError::OtherTransaction(other) => Stop::RecoveryNeeded(
             Some(other),
             Refusal::new(
@@ -441,6 +459,13 @@ fn explain(e: RecoverError, id: TransactionId, hint: &str) -> Stop {
             Stop::refused("wrong-state", format!("{what} ({id})"), "")
         }
         RecoverError::NoSnapshot => Stop::refused("no-snapshot", e.to_string(), hint),
+        RecoverError::Unreadable { ref extents } => {
+            let (what, named) = (e.to_string(), named(extents));
+            Stop::Failed(anyhow!(
+                "{what} ({named}): nothing was written; \
+                 `holdfast recover {id} --verify changed` does without them"
+            ))
+        }
         RecoverError::Stuck { what, extents } => Stop::Stuck { id, what, extents },
         RecoverError::Journal(e) => Stop::Failed(anyhow!(e)),
         RecoverError::Io(e) => Stop::from(anyhow!(e)),
@@ -487,6 +512,7 @@ pub fn roll_back(
         id: case.entry.id,
         target: found.path,
         applied: false,
+        whole: true,
     })
 }
 
@@ -507,8 +533,11 @@ fn later_than(store: &Store, entry: &Entry) -> Result<Option<Entry>> {
 
 /// Removes closed transactions: those that are named, or those that ended more than `days` ago.
 ///
+/// Where a gate stands its journal is all that can open it. So one that was given up stays until
+/// it is named, and is refused as long as its target is here with the gate on it.
+///
 /// # Errors
-/// [`Stop::Refused`] where a named one is hot.
+/// [`Stop::Refused`] where a named one is hot, or its gate stands.
 pub fn prune(store: &Store, ids: &[String], days: u64) -> Result<Vec<TransactionId>, Stop> {
     let chosen: Vec<Entry> = if ids.is_empty() {
         let old = |e: &Entry| {
@@ -518,11 +547,14 @@ pub fn prune(store: &Store, ids: &[String], days: u64) -> Result<Vec<Transaction
                 .unwrap_or(u64::MAX);
             ended.saturating_add(days.saturating_mul(86_400)) <= now()
         };
-        let closed = |e: &Entry| !matches!(e.progress, Progress::Hot | Progress::Damaged(_));
+        let closed = |e: &Entry| {
+            use Progress::{Abandoned, Damaged, Hot};
+            !matches!(e.progress, Hot | Abandoned | Damaged(_)) && gated_target(e).is_none()
+        };
         store
             .list()?
             .into_iter()
-            .filter(|e| closed(e) && old(e))
+            .filter(|e| old(e) && closed(e))
             .collect()
     } else {
         ids.iter()
@@ -538,6 +570,17 @@ pub fn prune(store: &Store, ids: &[String], days: u64) -> Result<Vec<Transaction
                     entry.id
                 ),
                 "recover it first, or give it up with `holdfast abandon`",
+            ));
+        }
+        if let Some(path) = gated_target(entry) {
+            return Err(Stop::refused(
+                "hot-journal",
+                format!(
+                    "the gate of transaction {} stands on {}, and its journal is all that can open it",
+                    entry.id,
+                    path.display()
+                ),
+                format!("`holdfast recover {}` opens the gate", entry.id),
             ));
         }
     }

@@ -14,6 +14,7 @@ mod asking;
 mod bench;
 mod damage;
 mod held;
+mod mbr;
 mod output;
 mod plan_file;
 mod sizes;

@@ -109,20 +109,6 @@ fn a_hybrid_mbr_is_refused() {
 }
 
 #[test]
-fn an_mbr_is_refused() {
-    let bench = Bench::new();
-    // One Linux partition from LBA 2048.
-    let entry = [
-        &[0, 0, 0, 0, 0x83, 0, 0, 0][..],
-        &2048u32.to_le_bytes(),
-        &32_768u32.to_le_bytes(),
-    ]
-    .concat();
-    let image = bench.file("mbr", DISK, &[(446, &entry), (510, b"\x55\xaa")]);
-    refused(&bench, &image, "mbr-table", &["MBR", "GPT"]);
-}
-
-#[test]
 fn a_disk_that_was_cut_short_is_refused() {
     let (bench, image) = Bench::with("small-gpt");
     let file = std::fs::File::options().write(true).open(&image).unwrap();

@@ -73,12 +73,20 @@ pub fn run(tool: &str, args: &[&str]) -> String {
 /// Mounts through a loop device, runs `inside` on the mount point, and unmounts again. `false` where
 /// it could not be mounted.
 pub fn mounted(image: &Image, options: &str, inside: impl FnOnce(&Path)) -> bool {
-    struct Unmount(String);
+    struct Unmount(String, PathBuf);
     impl Drop for Unmount {
         fn drop(&mut self) {
-            let out = output("umount", &["-d", &self.0]);
+            let done = output("umount", &["-d", &self.0]).status.success();
+            // Where another program was just making mount namespaces, a copy of the mount lives on
+            // for a moment, and the kernel writes to the image when that goes.
+            let image = self.1.to_str().expect("UTF-8");
+            let attached = || !output("losetup", &["-j", image]).stdout.is_empty();
+            let gone = (0..400).any(|_| {
+                std::thread::sleep(std::time::Duration::from_millis(50));
+                !attached()
+            });
             assert!(
-                out.status.success() || std::thread::panicking(),
+                done && gone || std::thread::panicking(),
                 "umount {}",
                 self.0
             );
@@ -93,7 +101,7 @@ pub fn mounted(image: &Image, options: &str, inside: impl FnOnce(&Path)) -> bool
     {
         return false;
     }
-    let _unmount = Unmount(text.into());
+    let _unmount = Unmount(text.into(), image.file.clone());
     inside(&point);
     true
 }

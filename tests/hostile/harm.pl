@@ -238,6 +238,19 @@ my %harm = (
         my ($one, $other) = two();
         debugfs("sif $one->[0] block[$first] " . (blocks($other->[0]))[0]);
     },
+    # A block of a file is free, and every count and checksum agrees.
+    'forged-bitmap' => sub {
+        my $message = pick(single(0));
+        forge(pick(blocks($message->[0])));
+        harmed($message->[0]);
+    },
+    # Two files with one content have one block, and every count and checksum agrees.
+    'forged-share' => sub {
+        my ($one, $other) = map { (blocks($_))[0] } '/twin1', '/twin2';
+        debugfs('sif /twin2 block[' . (has_extents() ? 5 : 0) . "] $one");
+        forge($other);
+        harmed('/twin2');
+    },
     'inode-table' => sub {
         my ($block) = debugfs('imap /home/anna/Maildir/cur') =~ /located at block (\d+)/;
         poke($block * block_bytes(), "\0" x block_bytes());
@@ -356,6 +369,19 @@ sub set {
     my $message = pick(single(0));
     debugfs("sif $message->[0] $field $value");
     harmed($message->[0]);
+}
+
+# Marks a block as free, and adds it to the counts.
+sub forge {
+    my ($block) = @_;
+    my $group = int(($block - number(0x14, 'V', 4)) / number(0x20, 'V', 4));
+    my $said = debugfs('stats');
+    my ($all) = $said =~ /^Free blocks:\s+(\d+)/m or give_up('no count of free blocks');
+    my ($free) = $said =~ /Group\s+$group: block bitmap at .*?(\d+) free block/s or give_up("no group $group");
+    debugfs(
+        "freeb $block", "set_bg $group free_blocks_count " . ($free + 1),
+        "set_bg $group checksum calc", 'ssv free_blocks_count ' . ($all + 1),
+    );
 }
 
 sub attribute {

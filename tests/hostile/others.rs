@@ -78,15 +78,23 @@ fn a_checker_that_changes_something_is_caught_when_shrinking() {
     try_cases("small-old", &[SHRINK, &["--patience", "2"]].concat());
 }
 
-/// The one tool that would have noticed says that all is well. What it alone looks at (whether
-/// blocks are marked and counted as used) is not among these.
+/// The one tool that would have noticed says that all is well.
 #[test]
 fn a_resizer_and_a_checker_that_covers_for_it_are_caught() {
     if !root() {
         return;
     }
     let scene = Scene::new("small-gpt", &[]);
-    let (target, before) = (scene.image(), Stamp::of(&scene.image()));
+    let target = scene.image();
+    let twin = scene.path("twin");
+    std::fs::write(&twin, [0x33; 700]).unwrap();
+    for name in ["twin1", "twin2"] {
+        let request = format!("write {} {name}", text(&twin));
+        let offset = format!("{}?offset={}", text(&target), 3 << 20);
+        run("debugfs", &["-w", "-R", &request, &offset]);
+    }
+    std::fs::File::open(&target).unwrap().sync_all().unwrap();
+    let before = Stamp::of(&target);
     scene.harm("e2fsck", "liar", 1, "after");
     for (kind, code) in [
         ("bit", "file-content"),
@@ -95,6 +103,8 @@ fn a_resizer_and_a_checker_that_covers_for_it_are_caught() {
         ("inode-table", "mode"),
         ("cross-linked", "file-content"),
         ("nothing", "wrong-size"),
+        ("forged-bitmap", "allocation"),
+        ("forged-share", "allocation"),
     ] {
         scene.harm("resize2fs", kind, 3, "resize");
         let answer = scene.holdfast(&[GROW, &["-p2", text(&target)]].concat());

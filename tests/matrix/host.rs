@@ -84,16 +84,30 @@ impl Loop {
     }
 
     /// Part of `file`, read-only.
+    #[allow(dead_code, reason = "not every test uses everything")]
     pub fn part(file: &Path, start: u64, len: u64) -> Loop {
         let (start, len) = (start.to_string(), len.to_string());
         Loop::attach(file, &["-r", "-o", &start, "--sizelimit", &len])
     }
 
     /// Tells the kernel of the partitions in the table. The node of number `number`.
+    #[allow(dead_code, reason = "not every test uses everything")]
     pub fn announce(&mut self, numbers: &[u32], number: u32) -> PathBuf {
         // Named first: whatever happens, they are taken away again.
         self.partitions = numbers.iter().map(u32::to_string).collect();
         run("partx", &["-a", text(&self.node)]);
+        let node = PathBuf::from(format!("{}p{number}", self.node.display()));
+        wait("the partition's node", || node.exists().then_some(()));
+        node
+    }
+
+    /// Tells the kernel of one partition; start and length in bytes. Its node.
+    #[allow(dead_code, reason = "not every test uses everything")]
+    pub fn add(&mut self, number: u32, start: u64, len: u64) -> PathBuf {
+        let name = number.to_string();
+        self.partitions.push(name.clone());
+        let (start, len) = ((start / 512).to_string(), (len / 512).to_string());
+        run("addpart", &[text(&self.node), &name, &start, &len]);
         let node = PathBuf::from(format!("{}p{number}", self.node.display()));
         wait("the partition's node", || node.exists().then_some(()));
         node

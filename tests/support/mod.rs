@@ -37,6 +37,9 @@ impl Launch for Wired<'_> {
         command.env("E2FSPROGS_FAKE_TIME", now);
         self.0.spawn(command)
     }
+    fn launch_mounter(&self, command: Command) -> io::Result<Child> {
+        self.0.spawn_mounter(command)
+    }
     fn progress(&self) -> u64 {
         self.0.requests()
     }
@@ -77,6 +80,7 @@ impl Bench {
         for name in ["scratch", "logs", "files"] {
             fs::create_dir(dir.path().join(name)).unwrap();
         }
+        holdfast::fs::mount::set_program(Path::new(env!("CARGO_BIN_EXE_holdfast")));
         Bench { dir }
     }
 

@@ -163,7 +163,7 @@ fn marked(
 }
 
 /// The bytes of all structures. No two may share a block.
-fn all_structures(sb: &Superblock, groups: &Groups) -> Result<ExtentMap, FsError> {
+pub fn all_structures(sb: &Superblock, groups: &Groups) -> Result<ExtentMap, FsError> {
     let mut all = ExtentMap::new();
     for (number, group) in groups.iter() {
         for structure in structures(sb, number, group) {

@@ -80,6 +80,18 @@ pub struct Area {
 /// # Errors
 /// The medium's, or `UnexpectedEof` where an area ends beyond the disk.
 pub fn tail_refusals(disk: &dyn DiskRead, areas: &[Area]) -> io::Result<Vec<Refusal>> {
+    tail_refusals_but(disk, areas, None)
+}
+
+/// The same, but for the signature of this name: that of the file system itself.
+///
+/// # Errors
+/// As [`tail_refusals`].
+pub fn tail_refusals_but(
+    disk: &dyn DiskRead,
+    areas: &[Area],
+    own: Option<&str>,
+) -> io::Result<Vec<Refusal>> {
     let mut seen = Vec::new();
     let mut refusals = Vec::new();
     for area in areas {
@@ -87,7 +99,7 @@ pub fn tail_refusals(disk: &dyn DiskRead, areas: &[Area]) -> io::Result<Vec<Refu
         for signature in tail_signatures(&window)? {
             let place = area.extent.start + signature.offset;
             let expected = area.ends_with_table && signature.name == tail::BACKUP_GPT;
-            if expected || seen.contains(&(place, signature.name)) {
+            if expected || own == Some(signature.name) || seen.contains(&(place, signature.name)) {
                 continue;
             }
             seen.push((place, signature.name));

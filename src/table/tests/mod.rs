@@ -2,4 +2,5 @@
 
 mod damage;
 mod edit;
+mod mbr;
 mod reading;

@@ -14,13 +14,15 @@
 //! 4. A directory has the same bytes, but for renumbered inodes and the checksum of a block.
 //! 5. The superblock differs only in the fields that `superblock` lists; the backups of it and of
 //!    the group descriptors are those of the new primary ones.
-//! 6. What cannot be read or parsed, on either side, is an error: it was not checked.
+//! 6. After a resize every mapped block belongs to one inode and is marked as in use (`allocation`).
+//! 7. What cannot be read or parsed, on either side, is an error: it was not checked.
 //!
 //! Memory holds the differences, the renumbered inodes and a few buffers; not the inodes.
 //!
-//! Not looked at: whether blocks, inodes and links are counted and marked as used correctly, and
-//! the inode of the reserved descriptor blocks. That is `e2fsck`'s work, after this.
+//! Not looked at: blocks that are marked as in use and belong to nobody, and counts in the
+//! superblock. That is `e2fsck`'s work, after this.
 
+mod allocation;
 mod content;
 mod directory;
 mod inode;
@@ -133,7 +135,10 @@ pub fn compare(
         limit: limit.max(1),
         expected: BTreeSet::new(),
     };
-    let findings = states((&before, &after), changed, Work::Resize, findings, report)?;
+    let mut findings = states((&before, &after), changed, Work::Resize, findings, report)?;
+    if !findings.is_full() {
+        allocation::check(&after, &mut findings, report)?;
+    }
     Ok(named(&before, &after, findings, report))
 }
 

@@ -4,40 +4,30 @@
 //! |---|---|---|
 //! | 0 | 440 | boot code, kept as found |
 //! | 440 | 6 | disk signature, reserved |
-//! | 446 | 4 × 16 | entries: active flag, CHS, type, CHS, first LBA, sectors |
+//! | 446 | 4 × 16 | entries |
 //! | 510 | 2 | `55 AA` |
 //!
 //! Boot sectors of FAT, NTFS and exFAT end in `55 AA` too, and boot loaders put that signature
-//! on a bare file system. So an MBR is believed only where its entries are plausible.
+//! on a bare file system. So it is a table only where no such file system names itself, where at
+//! least one entry is in use, and where every entry has an active flag that an MBR can have: what
+//! the kernel and `blkid` ask for.
 
-use serde::{Deserialize, Serialize};
+use super::super::header::put;
+use super::entry::{ENTRIES, ENTRY_BYTES, Entry, MbrPartition};
 
-use super::header::{le32, put};
-
-const ENTRIES: usize = 446;
-const ENTRY_BYTES: usize = 16;
+const SIGNATURE: [u8; 2] = [0x55, 0xAA];
 const PROTECTIVE: u8 = 0xEE;
 /// What a 32-bit size says where the disk is larger than it can tell.
 const UNTOLD: u32 = u32::MAX;
 
-/// An entry of an MBR.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MbrPartition {
-    /// The slot, 1 to 4.
-    pub number: u32,
-    /// The type byte: 0x83 Linux, 0x07 NTFS, 0x0f extended, …
-    pub kind: u8,
-    /// Whether it is marked for booting.
-    pub active: bool,
-    /// First sector.
-    pub first_lba: u64,
-    /// Number of sectors.
-    pub sectors: u64,
+/// Whether a sector carries the signature of a boot sector.
+pub(super) fn is_signed(sector: &[u8]) -> bool {
+    sector.get(510..512) == Some(&SIGNATURE)
 }
 
 /// The one entry of a protective MBR.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Protective {
+pub(in super::super) struct Protective {
     slot: usize,
     pub first_lba: u32,
     pub sectors: u32,
@@ -45,7 +35,7 @@ pub(super) struct Protective {
 
 /// What sector 0 is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum BootSector {
+pub(in super::super) enum BootSector {
     /// No partition table.
     None,
     /// Partitions, none of them protective.
@@ -57,9 +47,9 @@ pub(super) enum BootSector {
 }
 
 impl BootSector {
-    /// Judges sector 0 of a disk of so many sectors.
-    pub fn of(sector: &[u8], disk_sectors: u64) -> BootSector {
-        if sector.get(510..512) != Some(&[0x55, 0xAA]) {
+    /// Judges sector 0.
+    pub fn of(sector: &[u8]) -> BootSector {
+        if !is_signed(sector) || is_file_system(sector) {
             return BootSector::None;
         }
         let Some(entries) = entries(sector) else {
@@ -76,39 +66,74 @@ impl BootSector {
                 sectors: first.sectors as u32,
             });
         }
-        if entries.is_empty() || is_file_system(sector) || !plausible(&entries, disk_sectors) {
-            return BootSector::None;
+        match entries.is_empty() {
+            true => BootSector::None,
+            false => BootSector::Partitions(entries),
         }
-        BootSector::Partitions(entries)
     }
 }
 
-/// The entries in use; `None` where one of them has an active flag that no MBR has.
+/// Whether sector 0 would be a table with partitions on a disk of so many sectors, if only it had
+/// the signature.
+pub(in super::super) fn lost_signature(sector: &[u8], disk_sectors: u64) -> bool {
+    let entries = entries(sector).unwrap_or_default();
+    !is_signed(sector)
+        && !is_file_system(sector)
+        && !entries.is_empty()
+        && entries.iter().all(|e| e.kind != 0)
+        && plausible(&entries, disk_sectors)
+}
+
+/// The entries in use; `None` where one of them has an active flag that no MBR has. A slot with a
+/// type and no sectors is not in use, as for the kernel.
 fn entries(sector: &[u8]) -> Option<Vec<MbrPartition>> {
     let mut found = Vec::new();
-    for (number, entry) in (1..=4).zip(sector.get(ENTRIES..510)?.chunks_exact(ENTRY_BYTES)) {
-        let (flag, kind) = (*entry.first()?, *entry.get(4)?);
-        if !matches!(flag, 0 | 0x80) {
+    for (number, slot) in (1..=4).zip(0..) {
+        let entry = Entry::at(sector, slot)?;
+        if !matches!(entry.flag, 0 | 0x80) {
             return None;
         }
-        if kind != 0 {
+        if entry.is_used() || entry.kind == PROTECTIVE {
             found.push(MbrPartition {
                 number,
-                kind,
-                active: flag == 0x80,
-                first_lba: le32(entry, 8)?.into(),
-                sectors: le32(entry, 12)?.into(),
+                kind: entry.kind,
+                active: entry.flag == 0x80,
+                first_lba: entry.first.into(),
+                sectors: entry.sectors.into(),
             });
         }
     }
     Some(found)
 }
 
-/// Whether sector 0 names a file system that keeps its own boot sector there.
+/// Whether sector 0 is that of a file system, or of a volume that looks like one.
 fn is_file_system(sector: &[u8]) -> bool {
     let at =
         |offset: usize, magic: &[u8]| sector.get(offset..).is_some_and(|s| s.starts_with(magic));
-    at(3, b"NTFS    ") || at(3, b"EXFAT   ") || at(54, b"FAT1") || at(82, b"FAT32   ")
+    let named = at(3, b"NTFS    ")
+        || at(3, b"EXFAT   ")
+        || at(3, b"-FVE-FS-")
+        || at(3, b"ReFS")
+        || at(54, b"FAT1")
+        || at(82, b"FAT32   ");
+    named || is_nameless_fat(sector).unwrap_or(false)
+}
+
+/// Old formatters leave the name of a FAT away. A jump, and a parameter block that only a FAT has;
+/// where the boot code of an MBR begins with the same jump, zeros or code follow.
+fn is_nameless_fat(sector: &[u8]) -> Option<bool> {
+    let byte = |at: usize| sector.get(at).copied();
+    let word = |at: usize| Some(u16::from_le_bytes([byte(at)?, byte(at + 1)?]));
+    let jump = byte(0)? == 0xE9 || (byte(0)? == 0xEB && byte(2)? == 0x90);
+    let sector_bytes = word(11)?;
+    Some(
+        jump && sector_bytes.is_power_of_two()
+            && (512..=4096).contains(&sector_bytes)
+            && byte(13)?.is_power_of_two()
+            && word(14)? > 0
+            && matches!(byte(16)?, 1 | 2)
+            && (byte(21)? == 0xF0 || byte(21)? >= 0xF8),
+    )
 }
 
 /// Whether all entries lie on the disk, after sector 0, and none overlaps another.
@@ -126,7 +151,7 @@ fn plausible(entries: &[MbrPartition], disk_sectors: u64) -> bool {
 }
 
 /// What the protective entry of a disk that ends at `last_lba` says.
-pub(super) fn protective_sectors(last_lba: u64) -> u32 {
+fn protective_sectors(last_lba: u64) -> u32 {
     u32::try_from(last_lba).unwrap_or(UNTOLD)
 }
 
@@ -157,6 +182,7 @@ impl Protective {
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::header::le32;
     use super::*;
 
     fn sector(entries: &[(u8, u8, u32, u32)]) -> Vec<u8> {
@@ -174,10 +200,7 @@ mod tests {
 
     #[test]
     fn partitions_are_recognised() {
-        let found = BootSector::of(
-            &sector(&[(0x80, 0x83, 2048, 100), (0, 0x82, 4096, 50)]),
-            9999,
-        );
+        let found = BootSector::of(&sector(&[(0x80, 0x83, 2048, 100), (0, 0x82, 4096, 50)]));
         let BootSector::Partitions(found) = found else {
             panic!("{found:?}");
         };
@@ -193,25 +216,49 @@ mod tests {
     }
 
     #[test]
-    fn implausible_entries_are_not_an_mbr() {
-        for entries in [
-            &[][..],
-            &[(0x01, 0x83, 2048, 100)],
-            &[(0, 0x83, 0, 100)],
-            &[(0, 0x83, 2048, 0)],
-            &[(0, 0x83, 2048, 8000)],
-            &[(0, 0x83, u32::MAX, u32::MAX)],
-            &[(0, 0x83, 2048, 100), (0, 0x83, 2100, 100)],
-        ] {
+    fn what_no_table_can_be_is_none() {
+        for entries in [&[][..], &[(0x01, 0x83, 2048, 100)], &[(0, 0x83, 2048, 0)]] {
             assert_eq!(
-                BootSector::of(&sector(entries), 9999),
+                BootSector::of(&sector(entries)),
                 BootSector::None,
                 "{entries:?}"
             );
         }
+    }
+
+    #[test]
+    fn a_lost_signature_shows_where_the_entries_fit() {
         let mut unsigned = sector(&[(0, 0x83, 2048, 100)]);
         unsigned[511] = 0;
-        assert_eq!(BootSector::of(&unsigned, 9999), BootSector::None);
+        assert_eq!(BootSector::of(&unsigned), BootSector::None);
+        assert!(lost_signature(&unsigned, 9999));
+        assert!(!lost_signature(&unsigned, 2100), "beyond the disk");
+        assert!(!lost_signature(&sector(&[(0, 0x83, 2048, 100)]), 9999));
+        for entries in [
+            &[][..],
+            &[(0, 0x83, 0, 100)],
+            &[(0, 0, 2048, 100)],
+            &[(0, 0x83, u32::MAX, u32::MAX)],
+            &[(0, 0x83, 2048, 100), (0, 0x83, 2100, 100)],
+        ] {
+            let mut unsigned = sector(entries);
+            unsigned[511] = 0;
+            assert!(!lost_signature(&unsigned, 9999), "{entries:?}");
+        }
+    }
+
+    #[test]
+    fn a_fat_without_its_name_is_not_a_table() {
+        let mut fat = sector(&[(0, 0x0c, 2048, 100)]);
+        fat[..24].copy_from_slice(&[
+            0xEB, 0x3C, 0x90, b'm', b'k', b'd', b'o', b's', b'f', b's', 0, 0, 2, 4, 4, 0, 2, 0, 2,
+            0, 0, 0xF8, 16, 0,
+        ]);
+        assert_eq!(BootSector::of(&fat), BootSector::None);
+        // The boot code of GRUB begins so.
+        let mut grub = sector(&[(0, 0x0c, 2048, 100)]);
+        grub[..3].copy_from_slice(&[0xEB, 0x63, 0x90]);
+        assert!(matches!(BootSector::of(&grub), BootSector::Partitions(_)));
     }
 
     #[test]
@@ -219,27 +266,28 @@ mod tests {
         for (offset, magic) in [
             (3, &b"NTFS    "[..]),
             (3, b"EXFAT   "),
+            (3, b"-FVE-FS-"),
             (54, b"FAT16   "),
             (82, b"FAT32   "),
         ] {
             let mut sector = sector(&[(0, 0x0c, 2048, 100)]);
             sector[offset..offset + magic.len()].copy_from_slice(magic);
-            assert_eq!(BootSector::of(&sector, 9999), BootSector::None);
+            assert_eq!(BootSector::of(&sector), BootSector::None);
         }
     }
 
     #[test]
     fn protective_and_hybrid() {
-        let protective = BootSector::of(&sector(&[(0, 0xEE, 1, 9998)]), 9999);
+        let protective = BootSector::of(&sector(&[(0, 0xEE, 1, 9998)]));
         assert!(matches!(protective, BootSector::Protective(p) if p.fits(9998) && !p.fits(9999)));
-        let hybrid = BootSector::of(&sector(&[(0, 0xEE, 1, 2047), (0, 0x83, 2048, 100)]), 9999);
+        let hybrid = BootSector::of(&sector(&[(0, 0xEE, 1, 2047), (0, 0x83, 2048, 100)]));
         assert!(matches!(hybrid, BootSector::Hybrid(p) if p.len() == 2));
     }
 
     #[test]
     fn the_protective_size_follows_and_is_capped() {
         let old = sector(&[(0, 0xEE, 1, 9998)]);
-        let BootSector::Protective(p) = BootSector::of(&old, 9999) else {
+        let BootSector::Protective(p) = BootSector::of(&old) else {
             panic!("not protective");
         };
         let new = p.resized(&old, 19_999).unwrap();
@@ -248,7 +296,7 @@ mod tests {
         assert_eq!(p.resized(&old, 9998).unwrap(), old);
 
         let untold = sector(&[(0, 0xEE, 1, UNTOLD)]);
-        let BootSector::Protective(p) = BootSector::of(&untold, 9999) else {
+        let BootSector::Protective(p) = BootSector::of(&untold) else {
             panic!("not protective");
         };
         assert_eq!(p.resized(&untold, 19_999).unwrap(), untold);
