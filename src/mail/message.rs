@@ -148,8 +148,10 @@ impl Message {
                 Some(at) => bytes.get(at as usize).copied().unwrap_or(b'\n'),
                 None => self.structure.last,
             };
-            let inside = block > self.start;
-            if inside && before != b'\n' && text.first().is_some_and(u8::is_ascii_uppercase) {
+            // `Delivered-To` may have the edge of the block in its middle.
+            let apart = !matches!(before, b'\n' | b'-');
+            let inside = block > self.start && apart;
+            if inside && text.first().is_some_and(u8::is_ascii_uppercase) {
                 let head = text.get(..1024.min(text.len())).unwrap_or(text);
                 if let Some(name) = header_of_a_message(head) {
                     self.intruder = Some((block, name));
@@ -694,6 +696,13 @@ mod tests {
         let other = mail(5000);
         hit[8192..12288].copy_from_slice(&other[..4096]);
         assert_eq!(alone(&hit), [(Kind::CrossLinked, Likely)]);
+        // A field whose name has the edge in its middle is the message's own.
+        let own = b"From: a@example.org\nX-Filler: ".to_vec();
+        let mut own = [own, vec![b'x'; 4000]].concat();
+        own.resize(4096 - b"\nDelivered-".len(), b'x');
+        own.extend(b"\nDelivered-To: b@example.org\nFrom: a\nSubject: s\nDate: d\n\nbody\n");
+        assert_eq!(&own[4096..4099], b"To:");
+        assert_eq!(alone(&own), []);
         // A message within a message starts after a line's end.
         let mut within = mail(8192);
         within.truncate(8191);
