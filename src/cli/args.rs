@@ -19,7 +19,7 @@ Exit codes tell the state of the target:
   4    the rehearsal failed or its result was rejected; untouched
   5    the commit failed and was rolled back and verified: as before
   6    the rollback is incomplete: run `holdfast recover`
-  7    verify found differences
+  7    verify found differences, mail scan found damage
   8    a transaction is under way on the target: run `holdfast recover` first
   130  interrupted before the commit point; untouched";
 

@@ -148,8 +148,10 @@ impl Message {
                 Some(at) => bytes.get(at as usize).copied().unwrap_or(b'\n'),
                 None => self.structure.last,
             };
-            let inside = block > self.start;
-            if inside && before != b'\n' && text.first().is_some_and(u8::is_ascii_uppercase) {
+            // `Delivered-To` may have the edge of the block in its middle.
+            let apart = !matches!(before, b'\n' | b'-');
+            let inside = block > self.start && apart;
+            if inside && text.first().is_some_and(u8::is_ascii_uppercase) {
                 let head = text.get(..1024.min(text.len())).unwrap_or(text);
                 if let Some(name) = header_of_a_message(head) {
                     self.intruder = Some((block, name));
@@ -358,9 +360,16 @@ impl Message {
         self.structure.binary || self.sectors.announced
     }
 
+    /// Binary sectors, as far as they are of this message: its first one may be another's end.
+    fn binary(&self) -> Vec<Extent> {
+        let whole = Extent::from_range(self.start, self.at);
+        let runs = self.sectors.runs.iter();
+        runs.filter_map(|run| run.intersection(whole)).collect()
+    }
+
     fn binary_sectors(&self) -> Option<Draft> {
         // What lies in the header is said there.
-        let runs: Vec<Extent> = (self.sectors.runs.iter().copied())
+        let runs: Vec<Extent> = (self.binary().into_iter())
             .filter(|run| run.start != self.start || self.structure.fields > 0)
             // Where binary content is declared, this is what it looks like.
             .filter(|_| !self.declares_binary())
@@ -414,7 +423,7 @@ impl Message {
         };
         let text = escape_bytes(bad.text.get(..40.min(bad.text.len())).unwrap_or_default());
         let block = Extent::from_range(bad.at, (bad.at + 1).max(self.at.min(bad.at + 512)));
-        let binary_sector = self.sectors.runs.iter().any(|run| run.start == self.start);
+        let binary_sector = self.binary().iter().any(|run| run.start == self.start);
         let magic = magic(&bad.text).filter(|_| bad.fields == 0);
         let (sure, what) = match (bad.fields, magic) {
             (_, Some(name)) => (Certain, format!("it begins as {name}, not as a message")),
@@ -687,6 +696,13 @@ mod tests {
         let other = mail(5000);
         hit[8192..12288].copy_from_slice(&other[..4096]);
         assert_eq!(alone(&hit), [(Kind::CrossLinked, Likely)]);
+        // A field whose name has the edge in its middle is the message's own.
+        let own = b"From: a@example.org\nX-Filler: ".to_vec();
+        let mut own = [own, vec![b'x'; 4000]].concat();
+        own.resize(4096 - b"\nDelivered-".len(), b'x');
+        own.extend(b"\nDelivered-To: b@example.org\nFrom: a\nSubject: s\nDate: d\n\nbody\n");
+        assert_eq!(&own[4096..4099], b"To:");
+        assert_eq!(alone(&own), []);
         // A message within a message starts after a line's end.
         let mut within = mail(8192);
         within.truncate(8191);

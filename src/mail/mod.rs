@@ -27,6 +27,8 @@ pub mod files;
 pub mod finding;
 pub mod header;
 pub mod host;
+#[cfg(test)]
+mod hostile;
 pub mod maildir;
 pub mod mbox;
 pub mod message;

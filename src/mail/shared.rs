@@ -523,10 +523,15 @@ impl Judge {
             let bytes = |n: u32| u64::from(n) * BLOCK_BYTES;
             let blocks: u32 = hits.iter().map(|hit| hit.count).sum();
             let reason = format!(
-                "{blocks} block{} from byte {} are also in {} from byte {}, and what is around them is not: \
-                 one of the two is not theirs",
-                if blocks == 1 { "" } else { "s" },
+                "{} from byte {} {} also in {} from byte {}, and what is around differs: in one of \
+                 the two it does not belong",
+                if blocks == 1 {
+                    "1 block".to_string()
+                } else {
+                    format!("{blocks} blocks")
+                },
                 bytes(first.block),
+                if blocks == 1 { "is" } else { "are" },
                 other.path,
                 bytes(first.other_block),
             );

@@ -140,7 +140,10 @@ impl Structure {
     pub fn finish(&mut self) {
         let in_header = self.state != State::Body;
         if !self.line.is_empty() {
+            // As if its end were there.
+            self.at += 1;
             self.whole_line();
+            self.at -= 1;
         }
         if in_header {
             self.end_field();
