@@ -27,7 +27,9 @@ use crate::extent::{Extent, ExtentMap};
 use crate::report::{Refusal, Report};
 use crate::units::Bytes;
 
-use self::header::{FIELDS, Fields, Header, LAST_PAGE_AT, LEAST_PAGES};
+#[cfg(test)]
+use self::header::Fields;
+use self::header::{FIELDS, Header, LAST_PAGE_AT, LEAST_PAGES};
 use super::tool::{Tool, ToolError, Tools};
 use super::{Bounds, Difference, Direction, Driver, FsError, GateState, Observed, TransactionId};
 
