@@ -109,7 +109,7 @@ fn swap_is_refused_with_the_command_that_ends_it() {
     let image = bench.file("swap", 16 * MIB, &[]);
     let device = Loop::on(&image);
     let node = device.0.to_str().unwrap();
-    tool("mkswap", &["-q", node]);
+    tool("mkswap", &["-q", node, "8192"]);
     struct Off(String);
     impl Drop for Off {
         fn drop(&mut self) {
