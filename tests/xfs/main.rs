@@ -375,3 +375,46 @@ fn a_quota_stays_on() {
         bed.assert_same(&keep);
     }
 }
+
+/// Whoever may not mount is told so, also for an image of their own.
+#[test]
+fn an_ordinary_user_is_told_to_be_root() {
+    if !is_root() {
+        return;
+    }
+    // Where somebody else may go.
+    let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+    let (image, program) = (dir.path().join("image"), dir.path().join("holdfast"));
+    bed::copy(&template(&rows::PLAIN), &image);
+    fs::OpenOptions::new()
+        .write(true)
+        .open(&image)
+        .unwrap()
+        .set_len(MOST)
+        .unwrap();
+    fs::copy(env!("CARGO_BIN_EXE_holdfast"), &program).unwrap();
+    sh(Command::new("chown")
+        .args(["-R", "65534:65534"])
+        .arg(dir.path()));
+    let before = hash(&image);
+    let run = |words: &[&str]| {
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--reuid", "65534", "--regid", "65534", "--clear-groups"])
+            .arg(&program)
+            .args(words)
+            .arg(&image)
+            .args(["--json", "--state-dir", text(&dir.path().join("state"))])
+            .stdin(std::process::Stdio::null());
+        bed::said(&mut command)
+    };
+    // To look needs no mount.
+    run(&["plan", "grow"]).assert("done", 0);
+    let said = run(&["grow", "--yes"]);
+    said.assert("refused", 3);
+    assert!(
+        ["needs-root", "mount-unavailable"].contains(&said.codes()[0]),
+        "{said:#?}"
+    );
+    assert_eq!(hash(&image), before);
+}

@@ -70,7 +70,7 @@ pub fn main() -> Option<ExitCode> {
 fn done(job: &Job) -> Result<(), Failure> {
     // Nothing here needs a network or what other processes share.
     unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC)
-        .map_err(|e| Failure::Host(e.into()))?;
+        .map_err(|e| Failure::Host(named(e.into(), "leaving the host's namespaces")))?;
     let file = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     let mut options = job.options.clone();
     if job.kind == Kind::Xfs {
