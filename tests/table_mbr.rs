@@ -39,6 +39,13 @@ fn run(tool: &str, args: &[&str], input: &str) -> String {
     text.into_owned()
 }
 
+/// In memory where there is such a place: sfdisk flushes what it writes.
+fn workspace() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm")
+        .or_else(|_| tempfile::tempdir())
+        .unwrap()
+}
+
 struct Image {
     _dir: tempfile::TempDir,
     path: PathBuf,
@@ -46,7 +53,7 @@ struct Image {
 
 impl Image {
     fn of(bytes: &[u8]) -> Image {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = workspace();
         let path = dir.path().join("disk.img");
         let file = std::fs::File::create(&path).unwrap();
         file.set_len(bytes.len() as u64).unwrap();
@@ -351,7 +358,7 @@ fn layouts_that_nobody_chose() {
         .ok()
         .and_then(|s| s.parse().ok());
     let first: u64 = first.unwrap_or(1);
-    let dir = tempfile::tempdir().unwrap();
+    let dir = workspace();
     let path = dir.path().join("disk.img");
     let name = path.to_str().unwrap();
     let lines = || -> Vec<(u32, u64, u64)> {
