@@ -1,10 +1,11 @@
 //! Every row that is tried, and what is expected of it. README's table is printed from this list.
 
 use super::ext::Ext4;
+use super::ntfs::Ntfs;
 use super::system::System;
 
 /// Every file system. Add yours at the end, and print README's table anew.
-pub const SYSTEMS: &[&dyn System] = &[&Ext4];
+pub const SYSTEMS: &[&dyn System] = &[&Ext4, &Ntfs];
 
 /// Which way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
