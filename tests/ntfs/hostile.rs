@@ -19,24 +19,34 @@ type Patch = (u64, Vec<u8>);
 impl Scene {
     /// Puts an ntfsresize first that does `after` to the file once it has resized it; `$file` is it.
     fn lie(&self, after: &str) {
+        self.lie_also(after, "exec /usr/sbin/ntfsresize \"$@\"");
+    }
+
+    /// The same, with something else in place of the check afterwards.
+    fn lie_also(&self, after: &str, check: &str) {
         let script = format!(
             "#!/bin/sh\nfor file in \"$@\"; do :; done\ncase \" $* \" in\n*' --force '*' --size '*) \
-             ;;\n*) exec /usr/sbin/ntfsresize \"$@\";;\nesac\n/usr/sbin/ntfsresize \"$@\" || exit\n\
-             {after}\nexit 0"
+             ;;\n*' --info '*' --force '*) {check};;\n*) exec /usr/sbin/ntfsresize \"$@\";;\nesac\n\
+             /usr/sbin/ntfsresize \"$@\" || exit\n{after}\nexit 0"
         );
         self.program("ntfsresize", &script);
     }
 
     fn patch_after(&self, patches: &[Patch]) {
-        let writes = patches.iter().map(|(at, bytes)| {
-            let bytes: String = bytes.iter().map(|b| format!("\\x{b:02x}")).collect();
-            format!(
-                "perl -e 'open F,\"+<\",$ARGV[0] or die; seek F,{at},0; print F \"{bytes}\"; \
-                 close F or die' \"$file\" || exit 9"
-            )
-        });
-        self.lie(&writes.collect::<Vec<_>>().join("\n"));
+        self.lie(&writes(patches));
     }
+}
+
+/// A script that writes these to `$file`.
+fn writes(patches: &[Patch]) -> String {
+    let writes = patches.iter().map(|(at, bytes)| {
+        let bytes: String = bytes.iter().map(|b| format!("\\x{b:02x}")).collect();
+        format!(
+            "perl -e 'open F,\"+<\",$ARGV[0] or die; seek F,{at},0; print F \"{bytes}\"; \
+                 close F or die' \"$file\" || exit 9"
+        )
+    });
+    writes.collect::<Vec<_>>().join("\n")
 }
 
 /// The record of the file with this name.
@@ -298,6 +308,15 @@ fn success_without_work_and_work_elsewhere() {
         "$Volume",
         "a clean volume",
     );
+    // Where the check lies as well, our own account finds what is marked wrongly.
+    let free = 48 * (1 << 20) / 4096 - 100;
+    for (what, patch) in [
+        ("too much", (3 * 4096 + free / 8, vec![1])),
+        ("too little", (3 * 4096, vec![0xfe])),
+    ] {
+        scene.lie_also(&writes(&[patch]), "exit 0");
+        assert_rejected(&scene, &before, &["bitmap"], "cluster", what);
+    }
     scene.lie("echo x >>\"$file\"");
     assert_rejected(
         &scene,

@@ -9,6 +9,8 @@
 
 #[path = "../common/loopdev.rs"]
 mod loopdev;
+#[path = "../common/ntfs3g.rs"]
+mod ntfs3g;
 #[path = "../common/scene.rs"]
 mod scene;
 

@@ -6,53 +6,28 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::scene::{hash, run, text};
+use super::ntfs3g::Ntfs3g;
+use super::scene::hash;
 
-/// A mount, taken away when dropped.
+/// A mount in a directory of its own.
 pub struct Mount {
-    dir: tempfile::TempDir,
+    mounted: Ntfs3g,
+    /// Goes after the mount.
+    _dir: tempfile::TempDir,
 }
 
 impl Mount {
     pub fn of(target: &Path, options: &str) -> Mount {
         let dir = tempfile::tempdir().unwrap();
-        let options = format!("streams_interface=xattr,{options}");
-        run("ntfs-3g", &["-o", &options, text(target), text(dir.path())]);
-        Mount { dir }
+        Mount {
+            mounted: Ntfs3g::on(&dir.path().join("mount"), target, options),
+            _dir: dir,
+        }
     }
 
     pub fn path(&self) -> &Path {
-        self.dir.path()
+        self.mounted.point()
     }
-}
-
-impl Drop for Mount {
-    fn drop(&mut self) {
-        // The mount's process ends after the last write; a test must not look before that.
-        let done = Command::new("umount").arg(self.dir.path()).status();
-        let gone = done.is_ok_and(|status| status.success());
-        if !gone && !std::thread::panicking() {
-            panic!("{:?} stays mounted", self.dir.path());
-        }
-        if gone {
-            wait_for_end(self.dir.path());
-        }
-    }
-}
-
-fn wait_for_end(place: &Path) {
-    let of_place = |line: &[u8]| String::from_utf8_lossy(line).contains(text(place));
-    for _ in 0..500 {
-        let running = fs::read_dir("/proc")
-            .unwrap()
-            .flatten()
-            .any(|entry| fs::read(entry.path().join("cmdline")).is_ok_and(|line| of_place(&line)));
-        if !running {
-            return;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
-    panic!("the mount on {place:?} does not end");
 }
 
 /// Path to everything that there is about it.

@@ -14,6 +14,9 @@ mod ext;
 mod host;
 mod journey;
 mod mail;
+mod ntfs;
+#[path = "../common/ntfs3g.rs"]
+mod ntfs3g;
 mod rows;
 mod swap;
 mod system;
