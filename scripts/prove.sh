@@ -56,7 +56,7 @@ part soak env HOLDFAST_SEED=$(($(date +%s) * 1000)) HOLDFAST_MINUTES="$soak" \
     cargo test --locked --test power_cuts_ext -- --nocapture p3_real
 seed=$(sed -n 's/^from seed \([0-9]*\)$/\1/p' "$log")
 histories=$(sum histories)
-at_least 'histories' "$histories" 100
+at_least 'histories' "$histories" 20
 row 'power cuts and errors on real ext images' \
     "$histories histories, $(sum states) states, $(sum 'nested cuts') nested cuts, $(sum 'three deep and more') of them third or later, $(sum errors) errors" \
     $code "from $seed" "$took s"
