@@ -1,11 +1,12 @@
 //! Every row that is tried, and what is expected of it. README's table is printed from this list.
 
 use super::ext::Ext4;
+use super::fat::Fat16;
 use super::swap::Swap;
 use super::system::System;
 
 /// Every file system. Add yours at the end, and print README's table anew.
-pub const SYSTEMS: &[&dyn System] = &[&Ext4, &Swap];
+pub const SYSTEMS: &[&dyn System] = &[&Ext4, &Swap, &Fat16];
 
 /// Which way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
