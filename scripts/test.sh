@@ -17,7 +17,8 @@ need e2fsck:e2fsprogs mke2fs:e2fsprogs resize2fs:e2fsprogs tune2fs:e2fsprogs deb
     mkfs.btrfs:btrfs-progs mkfs.fat:dosfstools git:git \
     mkntfs:ntfs-3g mkfs.exfat:exfatprogs mkfs.f2fs:f2fs-tools mkfs.jfs:jfsutils \
     mkreiserfs:reiserfsprogs mkfs.nilfs2:nilfs-tools mkudffs:udftools make-bcache:bcache-tools \
-    cryptsetup:cryptsetup-bin \
+    cryptsetup:cryptsetup-bin fsck.fat:dosfstools mcopy:mtools mdir:mtools mdel:mtools \
+    minfo:mtools mmd:mtools mattrib:mtools mkswap:util-linux swaplabel:util-linux \
     ntfsresize:ntfs-3g ntfs-3g:ntfs-3g ntfsfix:ntfs-3g getfattr:attr setfattr:attr \
     xfs_repair:xfsprogs xfs_db:xfsprogs xfs_io:xfsprogs \
     rsync:rsync e2undo:e2fsprogs

@@ -7,6 +7,7 @@
 //! [`tool`] is the one place that starts processes; [`mount`] is what only the kernel can do.
 
 pub mod ext;
+pub mod fat;
 pub mod mount;
 pub mod ntfs;
 pub mod signature;
@@ -30,7 +31,7 @@ use crate::units::{Bytes, escape};
 /// What a driver read from a superblock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observed {
-    /// `ext2`, `ext3`, `ext4`, `xfs`, `ntfs`, `swap`.
+    /// `ext2`, `ext3`, `ext4`, `xfs`, `ntfs`, `swap`, `fat16`, `fat32`.
     pub kind: String,
     /// As `blkid` prints it.
     pub uuid: String,
@@ -510,7 +511,7 @@ fn repaired(extent: Extent) -> Difference {
 
 /// All drivers, in the order in which they are asked.
 pub fn drivers() -> &'static [&'static dyn Driver] {
-    &[&ext::Ext, &xfs::Xfs, &ntfs::Ntfs, &swap::Swap]
+    &[&ext::Ext, &xfs::Xfs, &ntfs::Ntfs, &swap::Swap, &fat::Fat]
 }
 
 /// The driver of this name.

@@ -96,23 +96,8 @@ fn emptiness_and_noise_are_refused() {
 #[test]
 fn a_file_system_of_another_kind_is_named_with_the_tools_that_own_it() {
     let bench = Bench::new();
-    let cases: [(&str, &[(u64, &[u8])], &str, &str); 2] = [
-        (
-            "vfat",
-            &[
-                (
-                    0,
-                    b"\xeb\x58\x90mkfs.fat\0\x02\x04\x04\0\x02\0\x02\0\x40\xf8\x10\0",
-                ),
-                (36, b"\x80\0\x29"),
-                (54, b"FAT16   "),
-                (510, b"\x55\xaa"),
-            ],
-            "FAT",
-            "fat",
-        ),
-        ("luks", &[(0, b"LUKS\xba\xbe\0\x02")], "LUKS", "cryptsetup"),
-    ];
+    let cases: [(&str, &[(u64, &[u8])], &str, &str); 1] =
+        [("luks", &[(0, b"LUKS\xba\xbe\0\x02")], "LUKS", "cryptsetup")];
     for (name, content, kind, tool) in cases {
         let path = bench.file(name, 16 * MIB, content);
         let target = path.to_str().unwrap();

@@ -10,6 +10,7 @@
 mod account;
 mod bed;
 mod ext;
+mod fat;
 #[path = "../matrix/host.rs"]
 mod host;
 mod journey;

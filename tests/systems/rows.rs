@@ -1,13 +1,14 @@
 //! Every row that is tried, and what is expected of it. README's table is printed from this list.
 
 use super::ext::Ext4;
+use super::fat::Fat16;
 use super::ntfs::Ntfs;
 use super::swap::Swap;
 use super::system::System;
 use super::xfs::Xfs;
 
 /// Every file system. Add yours at the end, and print README's table anew.
-pub const SYSTEMS: &[&dyn System] = &[&Ext4, &Swap, &Xfs, &Ntfs];
+pub const SYSTEMS: &[&dyn System] = &[&Ext4, &Swap, &Xfs, &Ntfs, &Fat16];
 
 /// Which way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
