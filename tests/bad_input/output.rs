@@ -209,7 +209,8 @@ fn first_arguments(sources: &[String]) -> BTreeSet<String> {
 
 /// Words in `kebab-case` that are something else than a code: attributes of serde, packages and
 /// programs, the room's own name for its first argument.
-const OTHERS: [&str; 8] = [
+const OTHERS: [&str; 9] = [
+    "util-linux",
     "kebab-case",
     "bcache-tools",
     "ceph-bluestore-tool",
