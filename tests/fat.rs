@@ -9,7 +9,9 @@ mod scene;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::process::Command;
 
+use holdfast::fs::{Driver, TransactionId, fat::Fat};
 use scene::{Scene, hash, root, run, text};
 
 const MIB: u64 = 1 << 20;
@@ -134,5 +136,38 @@ fn what_is_refused() {
         poke(at);
         refused("38MiB", code);
         poke(at);
+    }
+}
+
+/// Nobody takes a volume with a gate for one, nor repairs it from the backup of its boot sector.
+#[test]
+fn a_gate_keeps_everybody_out() {
+    if !root() {
+        return;
+    }
+    let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let image = volume(dir.path());
+    let mut bytes = fs::read(&image).unwrap();
+    let closed = Fat
+        .close_gate(&bytes[..512], TransactionId([7; 16]))
+        .unwrap();
+    bytes[..512].copy_from_slice(&closed);
+    fs::write(&image, &bytes).unwrap();
+    for (program, arguments) in [
+        ("fsck.fat", &["-n"][..]),
+        ("fsck.fat", &["-a"]),
+        ("fsck.fat", &["-y"]),
+        ("fatlabel", &[]),
+        ("mdir", &["-i"]),
+        ("blkid", &["-p"]),
+    ] {
+        let mut command = Command::new(program);
+        command.args(arguments).arg(&image);
+        if program == "mdir" {
+            command.arg("::/");
+        }
+        let said = command.output().unwrap();
+        assert!(!said.status.success(), "{program} {arguments:?}: {said:?}");
+        assert_eq!(fs::read(&image).unwrap(), bytes, "{program} {arguments:?}");
     }
 }

@@ -173,7 +173,8 @@ fn each_damage_is_found() {
         damage(inbox + 15, "times");
         damage(inbox + 24, "times");
         damage(inbox + 28, "size");
-        damage(inbox + 26, "cluster");
+        // Another first cluster: no chain, another length, or another file.
+        damage(inbox + 26, "");
         damage(boot.reserved as usize * 512 + 20, "fat-copies-differ");
         damage(3, "boot-block");
         if wide {
