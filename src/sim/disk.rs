@@ -118,7 +118,12 @@ impl Disk for SimDisk {
             Err(e) => {
                 // The kernel marks pages clean whose write failed, and says so only once.
                 if e.raw_os_error().is_some() {
-                    state.media[self.index].pending.clear();
+                    let medium = &mut state.media[self.index];
+                    medium.pending.clear();
+                    // A target is read past the cache, and shows what it holds.
+                    if medium.length != Length::Growing {
+                        medium.view.clear();
+                    }
                 }
                 Err(e)
             }
