@@ -27,7 +27,6 @@ const MATRIX: &[(&str, bool)] = &[
     ("-t ext4 -b 1024 -O ^has_journal,metadata_csum_seed", true),
     ("-t ext4 -b 1024 -O ^64bit,ea_inode,large_dir", false),
     ("-t ext4 -b 1024 -O meta_bg,^resize_inode", false),
-    ("-t ext4 -b 1024 -O sparse_super2", false),
     ("-t ext4 -b 1024 -O inline_data", true),
     (
         "-t ext4 -b 4096 -g 1024 -E resize=76800 -O orphan_file,^filetype",
