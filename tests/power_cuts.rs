@@ -455,6 +455,40 @@ fn cut_twice(
     }
 }
 
+/// A device that loses its second half while it is written, and has it again after the next start.
+/// What lies there was zero before: a reader that pads what is missing would find it as it was.
+#[test]
+fn p3_a_device_that_shrinks_is_not_called_rolled_back() {
+    let mut states = 0;
+    for mut scene in Scene::all().into_iter().filter(|scene| !scene.is_file) {
+        let half = scene.before.len() / 2 / UNIT as usize * UNIT as usize;
+        Arc::make_mut(&mut scene.before)[half..].fill(0);
+        let first = Extent::new(0, half as u64);
+        scene.used_before = scene.used_before.within(first).collect();
+        let (machine, disk, dir) = scene.machine();
+        scene.commit(&disk, &dir);
+        let operations = machine.operations();
+        for shrinks in 0..operations {
+            for later in 1..=operations {
+                let (machine, disk, dir) = scene.machine();
+                machine.follow(Script {
+                    cut_at: Some(shrinks + later),
+                    faults: [(shrinks, Fault::Shrunk)].into(),
+                    ..Script::default()
+                });
+                scene.commit(&disk, &dir);
+                machine.restart(Survival::KeepAll, shrinks);
+                let place = format!("shrinks at {shrinks}, cut {later} later");
+                scene.check_open_is_whole(&disk, &place);
+                let side = scene.recover(&machine, &disk, &dir, Side::Before).unwrap();
+                scene.check(&disk, side, &place);
+                states += 1;
+            }
+        }
+    }
+    assert!(states > 1000, "{states}");
+}
+
 /// A rollback on purpose, cut everywhere.
 #[test]
 fn p3_every_cut_of_a_rollback_on_purpose() {

@@ -423,8 +423,7 @@ fn cut(at: u64) -> Script {
     }
 }
 
-// Not yet `Shrunk`: a commit on a device that shrinks, and a cut in its rollback, gave a mixture
-// without a gate (seed 5000030). Whether that is the simulator's fault or ours is open.
+// Without `Shrunk`, which has a test of its own in `power_cuts`.
 const FAULTS: [Fault; 6] = [
     Fault::Error,
     Fault::ErrorFromNowOn,

@@ -210,7 +210,6 @@ impl Journal {
         // The superblock first: where the gate stands, there is no need to read all the rest.
         let superblock = Standing::superblock_of(self, &*view.reader, work.driver);
         superblock.is_ok_and(|s| s == Superblock::Old)
-            && (!self.changes_length() || view.reader.len_bytes() == self.lengths().0)
             && self.prove(&views, work, Side::Before).is_ok()
     }
 
@@ -264,12 +263,11 @@ impl Journal {
         let mut any = false;
         for record in &records {
             let mut content = self.content(record, side)?;
-            // Undoing an image's extension: what lies beyond the old end goes with the length.
-            let room = disk
-                .len_bytes()
-                .saturating_sub(record.extent.start)
-                .min(record.extent.len);
-            content.truncate(room as usize);
+            if self.changes_length() {
+                // Undoing an image's extension: what lies beyond the old end goes with the length.
+                let room = disk.len_bytes().saturating_sub(record.extent.start);
+                content.truncate(room.min(record.extent.len) as usize);
+            }
             if !content.is_empty() {
                 disk.write_at(record.extent.start, &content)
                     .map_err(halt("writing to the target"))?;
@@ -321,6 +319,16 @@ impl Journal {
             Side::Before => work.proof.before,
             Side::After => work.proof.after,
         };
+        // What lies behind the end of a device that has shrunk is read by nobody, and so proven by
+        // nobody.
+        let len_bytes = whole(views)?.reader.len_bytes();
+        if !self.length_is(len_bytes, side) {
+            let what = format!("the target has {len_bytes} bytes, and these are not all of it");
+            return Err(Halt {
+                what,
+                differing: Vec::new(),
+            });
+        }
         for (index, view) in views.iter().enumerate() {
             let covered = manifest.filter(|_| index == 0).map(|m| &m.extents);
             let left = |r: &&Record| {

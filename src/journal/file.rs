@@ -153,6 +153,16 @@ impl Journal {
         self.header.old_bytes != self.header.new_bytes
     }
 
+    /// Whether a target of so many bytes has the length of this side: what it was or is to be
+    /// where the transaction changes it, and else at least what it was.
+    pub fn length_is(&self, len_bytes: u64, side: Side) -> bool {
+        match side {
+            _ if !self.changes_length() => len_bytes >= self.header.old_bytes,
+            Side::Before => len_bytes == self.header.old_bytes,
+            Side::After => len_bytes == self.header.new_bytes,
+        }
+    }
+
     /// Where the superblock lies on the target.
     pub fn superblock(&self) -> Extent {
         self.header.superblock

@@ -145,7 +145,7 @@ impl Journal {
         if let Superblock::OtherGate(id) = standing.superblock {
             return Err(RecoverError::OtherTransaction(id));
         }
-        let same_length = !self.changes_length() || standing.len_bytes == self.lengths().1;
+        let same_length = self.length_is(standing.len_bytes, Side::After);
         if standing.superblock != Superblock::New || !standing.rest_is_new() || !same_length {
             return Err(self.changed("the target has been used since", &standing));
         }

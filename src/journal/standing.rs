@@ -149,12 +149,9 @@ impl Standing {
     /// Whether the target has one of the two lengths that the transaction knows, or at least all
     /// that it writes to.
     pub fn length_fits(&self, journal: &Journal) -> bool {
-        let (old, new) = journal.lengths();
-        if journal.changes_length() {
-            self.len_bytes == old || self.len_bytes == new
-        } else {
-            self.len_bytes >= old
-        }
+        [Side::Before, Side::After]
+            .into_iter()
+            .any(|side| journal.length_is(self.len_bytes, side))
     }
 
     /// Reads only the superblock's unit.
