@@ -423,14 +423,14 @@ fn cut(at: u64) -> Script {
     }
 }
 
-// Without `Shrunk`, which has a test of its own in `power_cuts`.
-const FAULTS: [Fault; 6] = [
+const FAULTS: [Fault; 7] = [
     Fault::Error,
     Fault::ErrorFromNowOn,
     Fault::NoSpace,
     Fault::Quota,
     Fault::LostWrite,
     Fault::Gone,
+    Fault::Shrunk,
 ];
 
 /// What led to a failure.

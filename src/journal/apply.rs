@@ -230,6 +230,16 @@ impl Journal {
                 differing: Vec::new(),
             });
         }
+        // Invariant 3, where nobody can tell whether the gate stands: a mixture may be behind it.
+        if standing == Superblock::Unreadable {
+            let all = Standing::read(self, &*view.reader, work.driver)?;
+            if !all.rest_is_old() && !all.rest_is_new() {
+                return Err(Halt {
+                    what: "the superblock cannot be read, and the gate may stand there".into(),
+                    differing: vec![gate.extent],
+                });
+            }
+        }
         // Invariant 3: a gate that stands is left alone.
         if standing != Superblock::Gated {
             let content = self.content(gate, Side::After)?;

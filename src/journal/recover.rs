@@ -192,8 +192,8 @@ impl Journal {
             (Superblock::Old, true, _) => Side::Before,
             (Superblock::New, _, true) => Side::After,
             // Torn while it was closed, or while it was opened.
-            (Superblock::Torn, true, _) => Side::Before,
-            (Superblock::Torn, _, true) => toward,
+            (Superblock::Torn | Superblock::Unreadable, true, _) => Side::Before,
+            (Superblock::Torn | Superblock::Unreadable, _, true) => toward,
             // New blocks and an old superblock, or the other way round, arise from no cut.
             _ if explained => {
                 return Err(self.changed("the target is a mixture without a gate", standing));
@@ -253,6 +253,7 @@ impl Journal {
             Superblock::Old => "the superblock is the old one",
             Superblock::New => "the superblock is the new one",
             Superblock::Torn => "the superblock is torn",
+            Superblock::Unreadable => "the superblock cannot be read",
             _ => "the superblock is neither the old nor the new one",
         };
         let what = format!(

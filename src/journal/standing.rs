@@ -26,6 +26,9 @@ pub enum Superblock {
     New,
     /// Pieces of old, gate and new, or no superblock at all: torn by a power cut.
     Torn,
+    /// It cannot be read: torn by a power cut on a drive that then gives an error; or a drive that
+    /// fails, and the gate may well stand.
+    Unreadable,
     /// A valid superblock that is neither old nor new: somebody has been here.
     Foreign,
 }
@@ -199,6 +202,7 @@ fn superblock(
         GateState::Closed(id) => return Ok(Superblock::OtherGate(id)),
         _ if all_read && now == old => return Ok(Superblock::Old),
         _ if all_read && now == new => return Ok(Superblock::New),
+        GateState::Invalid if !all_read => return Ok(Superblock::Unreadable),
         GateState::Invalid => return Ok(Superblock::Torn),
         GateState::Open => {}
     }

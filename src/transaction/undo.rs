@@ -205,8 +205,10 @@ impl Case {
             return Ok(true);
         }
         let standing = Standing::read(journal, &disk, self.driver)?;
-        Ok(standing.superblock == Superblock::Torn
-            && (standing.rest_is_old() || standing.rest_is_new()))
+        Ok(matches!(
+            standing.superblock,
+            Superblock::Torn | Superblock::Unreadable
+        ) && (standing.rest_is_old() || standing.rest_is_new()))
     }
 
     /// Finds the target: where it was, or on any block device of this machine.
