@@ -748,7 +748,7 @@ fn a_journal_that_cannot_be_followed_is_refused() {
     // Each with a valid checksum of the superblock.
     let signed = |mut image: Vec<u8>| {
         image[journal + 0xfc..journal + 0x100].fill(0);
-        let sum = holdfast::fs::ext::crc::crc32c(!0, &image[journal..journal + 1024]);
+        let sum = holdfast::fs::crc::crc32c(!0, &image[journal..journal + 1024]);
         image[journal + 0xfc..journal + 0x100].copy_from_slice(&sum.to_be_bytes());
         image
     };

@@ -6,6 +6,8 @@
 //!
 //! [`tool`] is the one place that starts processes; [`mount`] is what only the kernel can do.
 
+pub mod bytes;
+pub mod crc;
 pub mod ext;
 pub mod fat;
 pub mod mount;

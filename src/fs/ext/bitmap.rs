@@ -6,10 +6,10 @@ use crate::disk::DiskRead;
 use crate::fs::FsError;
 use crate::report::{Report, Unit, checkpoint};
 
-use super::crc::crc32c;
 use super::feature;
 use super::groups::{BLOCK_UNINIT, Group, Groups, INODE_UNINIT, read_blocks};
 use super::superblock::Superblock;
+use crate::fs::crc::crc32c;
 
 /// Bitmaps are read in runs of at most this many bytes: `flex_bg` lays them side by side.
 const BATCH_BYTES: u64 = 1 << 20;

@@ -6,7 +6,7 @@
 
 use thiserror::Error;
 
-use super::bytes::{u8_at, u16_at, u32_at};
+use crate::fs::bytes::{u8_at, u16_at, u32_at};
 
 const HEADER_BYTES: usize = 8;
 /// `EXT4_FT_DIR`.

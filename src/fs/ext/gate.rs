@@ -26,10 +26,10 @@
 
 use crate::fs::{FsError, GateState, TransactionId};
 
-use super::bytes::u32_at;
-use super::crc::{crc32c, crc32c_back};
 use super::feature;
 use super::superblock::{CHECKSUM_AT, SUPERBLOCK_BYTES, Superblock, checksums};
+use crate::fs::bytes::u32_at;
+use crate::fs::crc::{crc32c, crc32c_back};
 
 /// The incompatible feature that nobody knows: what makes everybody stop.
 pub const GATE_MASK: u32 = 0x4000_0000;

@@ -6,10 +6,10 @@ use crate::disk::{DiskRead, read_vec};
 use crate::fs::FsError;
 use crate::report::Refusal;
 
-use super::bytes::{split_at, u16_at};
-use super::crc::{crc16, crc32c};
 use super::feature;
 use super::superblock::Superblock;
+use crate::fs::bytes::{split_at, u16_at};
+use crate::fs::crc::{crc16, crc32c};
 
 /// The block bitmap was never written: no block is used but for the metadata in the group.
 pub const BLOCK_UNINIT: u16 = 2;

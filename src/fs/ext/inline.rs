@@ -5,9 +5,9 @@
 //! which is in the inode as well. Neither has an entry for the directory itself or for its parent,
 //! nor a checksum of its own.
 
-use super::bytes::u32_at;
 use super::inode::{BLOCK_FIELD, FIXED_BYTES, Inode};
 use super::xattr::{self, Attribute, Place, XattrError};
+use crate::fs::bytes::u32_at;
 
 const PARENT_BYTES: usize = 4;
 

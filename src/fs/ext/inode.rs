@@ -4,8 +4,8 @@
 //! e2fsprogs. [`FIELDS`] is that layout as a table; it is what a comparison of two inodes walks,
 //! so that no byte of an inode belongs to nobody.
 
-use super::bytes::{u16_at, u32_at};
-use super::crc::crc32c;
+use crate::fs::bytes::{u16_at, u32_at};
+use crate::fs::crc::crc32c;
 
 /// Bytes of an inode of ext2, and the fixed part of every larger one.
 pub const FIXED_BYTES: usize = 128;
@@ -153,7 +153,7 @@ impl Inode {
             xattr_block: u64::from(u32_at(raw, 104)) | u64::from(u16_at(raw, 118)) << 32,
             project: extra(156),
             extra_bytes,
-            block: super::bytes::array_at(raw, BLOCK_FIELD.start),
+            block: crate::fs::bytes::array_at(raw, BLOCK_FIELD.start),
         }
     }
 

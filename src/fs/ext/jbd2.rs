@@ -33,11 +33,11 @@ use std::collections::BTreeMap;
 use crate::fs::FsError;
 use crate::report::Refusal;
 
-use super::crc::{crc32_be, crc32c};
 use super::feature;
 use super::inode::Kind;
 use super::map::{Map, Piece, Run};
 use super::walk::{Table, Volume};
+use crate::fs::crc::{crc32_be, crc32c};
 
 const MAGIC: u32 = 0xc03b_3998;
 const HEADER_BYTES: usize = 12;
@@ -463,15 +463,15 @@ impl<'a> Journal<'a> {
 }
 
 fn be16(bytes: &[u8], at: usize) -> u16 {
-    u16::from_be_bytes(super::bytes::array_at(bytes, at))
+    u16::from_be_bytes(crate::fs::bytes::array_at(bytes, at))
 }
 
 fn be32(bytes: &[u8], at: usize) -> u32 {
-    u32::from_be_bytes(super::bytes::array_at(bytes, at))
+    u32::from_be_bytes(crate::fs::bytes::array_at(bytes, at))
 }
 
 fn be64(bytes: &[u8], at: usize) -> u64 {
-    u64::from_be_bytes(super::bytes::array_at(bytes, at))
+    u64::from_be_bytes(crate::fs::bytes::array_at(bytes, at))
 }
 
 /// The journal is no journal, or not whole.

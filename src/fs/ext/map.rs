@@ -10,11 +10,11 @@
 //!    points to itself cannot keep us for ever.
 //! 4. With `metadata_csum` every block of an extent tree fits its checksum.
 
-use super::bytes::{array_at, u16_at, u32_at};
-use super::crc::crc32c;
 use super::inode::{FLAG_EXTENTS, Inode};
 use super::walk::Volume;
 use crate::fs::FsError;
+use crate::fs::bytes::{array_at, u16_at, u32_at};
+use crate::fs::crc::crc32c;
 
 const EXTENT_MAGIC: u16 = 0xf30a;
 /// `EXT4_MAX_EXTENT_DEPTH`.

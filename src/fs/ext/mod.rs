@@ -20,9 +20,7 @@
 
 pub mod bitmap;
 pub mod bounds;
-pub mod bytes;
 pub mod compare;
-pub mod crc;
 pub mod dir;
 pub mod feature;
 pub mod forecast;

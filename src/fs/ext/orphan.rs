@@ -14,12 +14,12 @@ use crate::fs::{FsError, Orphan};
 use crate::report::Quiet;
 use crate::units::escape_bytes;
 
-use super::bytes::u32_at;
-use super::crc::crc32c;
 use super::feature;
 use super::inode::Inode;
 use super::map::{Map, Piece};
 use super::walk::{Table, Volume};
+use crate::fs::bytes::u32_at;
+use crate::fs::crc::crc32c;
 
 const FILE_MAGIC: u32 = 0x0b10_ca04;
 const FILE_TAIL_BYTES: usize = 8;

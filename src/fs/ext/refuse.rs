@@ -5,12 +5,12 @@ use crate::disk::DiskRead;
 use crate::fs::{Direction, FsError, GateState};
 use crate::report::Refusal;
 
-use super::bytes::u32_at;
 use super::feature::{self, Feature, Features};
 use super::gate;
 use super::groups::{self, Groups, read_blocks};
 use super::replay;
 use super::superblock::{STATE_ERROR, STATE_VALID, Superblock};
+use crate::fs::bytes::u32_at;
 
 /// The features with which a resize is known to work.
 const HANDLED: &[Feature] = &[

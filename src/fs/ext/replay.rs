@@ -9,13 +9,13 @@
 use crate::disk::{Disk, DiskRead};
 use crate::fs::FsError;
 
-use super::bytes::u32_at;
-use super::crc::crc32c;
 use super::feature;
 use super::jbd2::{Committed, Journal, damaged};
 use super::superblock::{CHECKSUM_AT, SUPERBLOCK_BYTES, SUPERBLOCK_OFFSET};
 use super::superblock_of;
 use super::walk::Volume;
+use crate::fs::bytes::u32_at;
+use crate::fs::crc::crc32c;
 
 const INCOMPAT_AT: usize = 0x60;
 

@@ -9,9 +9,9 @@
 use crate::disk::{DiskRead, read_vec};
 use crate::fs::FsError;
 
-use super::bytes::{array_at, split_at, u8_at, u16_at, u32_at, u64_at};
-use super::crc::crc32c;
 use super::feature::{self, Feature, Features};
+use crate::fs::bytes::{array_at, split_at, u8_at, u16_at, u32_at, u64_at};
+use crate::fs::crc::crc32c;
 
 /// Where the primary superblock lies in the partition.
 pub const SUPERBLOCK_OFFSET: u64 = 1024;

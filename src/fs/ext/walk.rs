@@ -15,7 +15,6 @@ use crate::extent::Extent;
 use crate::fs::FsError;
 use crate::report::{Report, checkpoint};
 
-use super::crc::crc32c;
 use super::dir::Entries;
 use super::feature;
 use super::groups::{Groups, INODE_UNINIT, read_blocks};
@@ -23,6 +22,7 @@ use super::inline::InlineDirectory;
 use super::inode::{FLAG_INLINE_DATA, Inode, Kind, ROOT};
 use super::map::{Map, Piece};
 use super::superblock::Superblock;
+use crate::fs::crc::crc32c;
 
 /// Bytes of an inode table, or of a directory, that are read at a time.
 const CHUNK_BYTES: u64 = 1 << 20;

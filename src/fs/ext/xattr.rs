@@ -7,9 +7,9 @@ use std::ops::Range;
 
 use thiserror::Error;
 
-use super::bytes::{u8_at, u16_at, u32_at};
 use super::dir::Entries;
 use super::inline;
+use crate::fs::bytes::{u8_at, u16_at, u32_at};
 
 /// `EXT4_XATTR_MAGIC`.
 pub const MAGIC: u32 = 0xea02_0000;

@@ -22,6 +22,7 @@
 //! everything that it replaces.
 
 use crate::disk::{DiskRead, read_vec};
+use crate::fs::bytes::{put, u16_at, u32_at};
 use crate::fs::{FsError, GateState, TransactionId};
 use crate::report::Refusal;
 
@@ -61,32 +62,11 @@ pub struct Boot {
     pub root_cluster: u32,
 }
 
-/// The 16-bit field at `at`.
-pub fn u16_at(bytes: &[u8], at: usize) -> u64 {
-    let field = bytes.get(at..at + 2).and_then(|f| f.try_into().ok());
-    u16::from_le_bytes(field.unwrap_or_default()).into()
-}
-
-/// The 32-bit field at `at`.
-pub fn u32_at(bytes: &[u8], at: usize) -> u32 {
-    let field = bytes.get(at..at + 4).and_then(|f| f.try_into().ok());
-    u32::from_le_bytes(field.unwrap_or_default())
-}
-
-/// Writes `field` at `at`.
-pub fn put(bytes: &mut [u8], at: usize, field: &[u8]) {
-    bytes
-        .iter_mut()
-        .skip(at)
-        .zip(field)
-        .for_each(|(to, &from)| *to = from);
-}
-
 impl Boot {
     /// Reads the numbers. `None` where it is not FAT16 or FAT32 beyond doubt.
     pub fn parse(raw: &[u8]) -> Option<Boot> {
         let byte = |at: usize| raw.get(at).copied().unwrap_or(0);
-        let (sector, per_cluster) = (u16_at(raw, SECTOR_AT), u64::from(byte(13)));
+        let (sector, per_cluster) = (u64::from(u16_at(raw, SECTOR_AT)), u64::from(byte(13)));
         let jump = byte(0) == 0xe9 || (byte(0) == 0xeb && byte(2) == 0x90);
         let sound = raw.len() == BOOT_BYTES
             && raw.ends_with(&[0x55, 0xaa])
@@ -94,24 +74,24 @@ impl Boot {
             && [512, 1024, 2048, 4096].contains(&sector)
             && per_cluster.is_power_of_two()
             && (byte(21) == 0xf0 || byte(21) >= 0xf8);
-        let (reserved, fats) = (u16_at(raw, 14), u64::from(byte(16)));
+        let (reserved, fats) = (u64::from(u16_at(raw, 14)), u64::from(byte(16)));
         if !sound || reserved == 0 || !(1..=2).contains(&fats) {
             return None;
         }
-        let wide = u16_at(raw, 22) == 0;
+        let wide = u64::from(u16_at(raw, 22)) == 0;
         let fat_sectors = match wide {
             true => u32_at(raw, 36).into(),
-            false => u16_at(raw, 22),
+            false => u64::from(u16_at(raw, 22)),
         };
-        let root_bytes = u16_at(raw, 17) * 32;
+        let root_bytes = u64::from(u16_at(raw, 17)) * 32;
         if wide != (root_bytes == 0) || !root_bytes.is_multiple_of(sector) {
             return None;
         }
         // Version 0 of FAT32 is the only one.
-        if fat_sectors == 0 || (wide && u16_at(raw, 42) != 0) {
+        if fat_sectors == 0 || (wide && u64::from(u16_at(raw, 42)) != 0) {
             return None;
         }
-        let small = u16_at(raw, 19);
+        let small = u64::from(u16_at(raw, 19));
         let total = if small == 0 {
             u32_at(raw, 32).into()
         } else {
@@ -217,13 +197,13 @@ impl Boot {
 
     /// Where the FSInfo is.
     pub fn info(&self) -> Option<u64> {
-        let at = u16_at(&self.raw, 48);
+        let at = u64::from(u16_at(&self.raw, 48));
         (self.wide && (1..self.reserved).contains(&at)).then(|| at * self.sector)
     }
 
     /// Where the backup of the boot sector is.
     pub fn backup(&self) -> Option<u64> {
-        let at = u16_at(&self.raw, 50);
+        let at = u64::from(u16_at(&self.raw, 50));
         (self.wide && (1..self.reserved).contains(&at)).then(|| at * self.sector)
     }
 
@@ -239,7 +219,7 @@ impl Boot {
         let total32 = u32::try_from(total).ok()?;
         let small = u16::try_from(total)
             .ok()
-            .filter(|_| u16_at(&self.raw, 19) != 0);
+            .filter(|_| u64::from(u16_at(&self.raw, 19)) != 0);
         put(&mut raw, 19, &small.unwrap_or(0).to_le_bytes());
         let large = if small.is_some() { 0 } else { total32 };
         put(&mut raw, 32, &large.to_le_bytes());
@@ -286,7 +266,7 @@ pub fn state(raw: &[u8]) -> GateState {
     if Boot::parse(raw).is_some() {
         return GateState::Open;
     }
-    if raw.len() != BOOT_BYTES || u16_at(raw, SECTOR_AT) != 0 {
+    if raw.len() != BOOT_BYTES || u64::from(u16_at(raw, SECTOR_AT)) != 0 {
         return GateState::Invalid;
     }
     let name = raw.get(NAME_AT..NAME_AT + NAME_BYTES).unwrap_or_default();

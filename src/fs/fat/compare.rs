@@ -1,11 +1,11 @@
 //! Two states of one volume. Every entry of every directory is the same, byte for byte and in the
 //! same order, but for the number of its first cluster; and that leads to the same content.
 
-use super::boot::u32_at;
 use super::resize::is_info;
 use super::volume::{ENTRY_BYTES, Node, Volume, live, set_first_cluster};
 use crate::disk::{DiskRead, read_vec};
 use crate::extent::{Extent, ExtentMap};
+use crate::fs::bytes::u32_at;
 use crate::fs::{Difference, FsError};
 use crate::report::{Report, checkpoint};
 use crate::units::escape_bytes;

@@ -31,8 +31,9 @@ use crate::disk::{Disk, DiskRead};
 use crate::extent::{Extent, ExtentMap};
 use crate::report::{Refusal, Report};
 
-use self::boot::{BOOT_BYTES, Boot, u32_at};
+use self::boot::{BOOT_BYTES, Boot};
 use self::volume::Volume;
+use super::bytes::u32_at;
 use super::tool::{Tool, ToolError, Tools};
 use super::{Bounds, Difference, Direction, Driver, FsError, GateState, Observed, TransactionId};
 

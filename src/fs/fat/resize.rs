@@ -7,11 +7,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::boot::{Boot, put, u32_at};
+use super::boot::Boot;
 use super::volume::{ENTRY_BYTES, Volume, first_cluster, set_first_cluster};
 use crate::disk::{Disk, read_vec};
 use crate::extent::Extent;
 use crate::fs::FsError;
+use crate::fs::bytes::{put, u32_at};
 use crate::report::{Report, checkpoint};
 
 /// Away from the numbers of clusters at which the kind of FAT changes, for not every system counts

@@ -1,6 +1,6 @@
-use super::boot::put;
 use super::*;
 use crate::disk::MemoryDisk;
+use crate::fs::bytes::put;
 use crate::report::Quiet;
 
 const MIB: usize = 1 << 20;

@@ -1,9 +1,10 @@
 //! A volume in memory: its FAT, and where each file and directory is.
 
-use super::boot::{Boot, put, u16_at, u32_at};
+use super::boot::Boot;
 use crate::disk::{DiskRead, read_vec};
 use crate::extent::{Extent, ExtentMap};
 use crate::fs::FsError;
+use crate::fs::bytes::{put, u16_at, u32_at};
 use crate::report::Refusal;
 use crate::units::escape;
 
@@ -75,7 +76,7 @@ impl<'a> Volume<'a> {
                     first
                         .chunks_exact(2)
                         .take(missing)
-                        .map(|e| u16_at(e, 0) as u32),
+                        .map(|e| u32::from(u16_at(e, 0))),
                 ),
             }
         }
@@ -242,8 +243,12 @@ pub fn live(bytes: &[u8]) -> impl Iterator<Item = (usize, &[u8])> {
 
 /// The first cluster that an entry names. In FAT16 the upper half means something else.
 pub fn first_cluster(entry: &[u8], wide: bool) -> u32 {
-    let high = if wide { u16_at(entry, 20) as u32 } else { 0 };
-    high << 16 | u16_at(entry, 26) as u32
+    let high = if wide {
+        u32::from(u16_at(entry, 20))
+    } else {
+        0
+    };
+    high << 16 | u32::from(u16_at(entry, 26))
 }
 
 /// Writes the first cluster of an entry.
@@ -263,7 +268,7 @@ fn name(bytes: &[u8], offset: usize, entry: &[u8]) -> String {
         .take(20)
     {
         for at in [1, 3, 5, 7, 9, 14, 16, 18, 20, 22, 24, 28, 30] {
-            units.push(u16_at(part, at) as u16);
+            units.push(u16_at(part, at));
         }
         if part[0] & 0x40 != 0 {
             break;

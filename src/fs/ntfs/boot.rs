@@ -21,7 +21,7 @@ use crate::disk::{DiskRead, read_vec};
 use crate::extent::Extent;
 use crate::fs::FsError;
 
-use super::bytes::{slice, u8_at, u16_at, u64_at};
+use crate::fs::bytes::{slice, u8_at, u16_at, u64_at};
 
 /// Bytes that are looked at, whatever the sector.
 pub const BOOT_BYTES: usize = 512;

@@ -25,7 +25,7 @@
 use crate::fs::{FsError, GateState, TransactionId};
 
 use super::boot::{BOOT_BYTES, Boot, CODE_AT, RECORD_AT};
-use super::bytes::{slice, u8_at};
+use crate::fs::bytes::{slice, u8_at};
 
 const NAME_AT: usize = CODE_AT + 4;
 const NAME_PREFIX: &str = "holdfast:";

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use crate::fs::FsError;
 
-use super::bytes::{slice, u8_at, u32_at, u64_at};
 use super::record::{NUMBER_MASK, RawForm, Record, Sizes, corrupt, kind};
 use super::runs::{Run, decode};
 use super::volume::Volume;
+use crate::fs::bytes::{slice, u8_at, u32_at, u64_at};
 
 /// A file with more runs than this is not handled: memory is bounded.
 const MAX_RUNS: usize = 4 << 20;
@@ -289,12 +289,12 @@ pub fn entries(header: &[u8]) -> Result<Vec<(u64, std::ops::Range<usize>)>, &'st
         return Err("an index with more entries than room");
     };
     loop {
-        let len = usize::from(super::bytes::u16_at(inside, at.saturating_add(8)));
+        let len = usize::from(crate::fs::bytes::u16_at(inside, at.saturating_add(8)));
         let range = at..at.saturating_add(len);
         let Some(entry) = inside.get(range.clone()).filter(|e| e.len() >= 16) else {
             return Err("an index that is cut short");
         };
-        if super::bytes::u16_at(entry, 12) & LAST != 0 {
+        if crate::fs::bytes::u16_at(entry, 12) & LAST != 0 {
             return Ok(found);
         }
         at = range.end;

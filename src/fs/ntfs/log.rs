@@ -10,9 +10,9 @@
 
 use crate::fs::FsError;
 
-use super::bytes::{u16_at, u32_at, u64_at};
 use super::record::{corrupt, fix_up, kind};
 use super::volume::{Volume, file};
+use crate::fs::bytes::{u16_at, u32_at, u64_at};
 
 /// No client has it open.
 const NO_CLIENT: u16 = 0xffff;

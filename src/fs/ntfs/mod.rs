@@ -16,7 +16,6 @@
 //! records and reads content; [`used`], [`refuse`] and [`gate`] decide; [`compare`] is the judge.
 
 pub mod boot;
-pub mod bytes;
 pub mod compare;
 pub mod gate;
 pub mod inode;

@@ -6,7 +6,7 @@
 
 use crate::fs::FsError;
 
-use super::bytes::{slice, u8_at, u16_at, u32_at, u64_at};
+use crate::fs::bytes::{slice, u8_at, u16_at, u32_at, u64_at};
 
 /// What an update sequence number guards.
 const STRIDE: usize = 512;

@@ -3,12 +3,12 @@
 use crate::fs::FsError;
 use crate::report::Refusal;
 
-use super::bytes::{u8_at, u16_at, u32_at};
 use super::inode::{Name, entries, utf16};
 use super::log::{self, LogState};
 use super::record::{corrupt, fix_up, kind};
 use super::used::bad_clusters;
 use super::volume::{Volume, file};
+use crate::fs::bytes::{u8_at, u16_at, u32_at};
 
 /// A check is due.
 pub const DIRTY: u16 = 1;

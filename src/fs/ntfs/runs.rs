@@ -4,7 +4,7 @@
 //! the place), the count of clusters, and the distance of the place from the last one, signed. No
 //! place at all is a hole. A zero byte ends the list.
 
-use super::bytes::{slice, u8_at};
+use crate::fs::bytes::{slice, u8_at};
 
 /// Clusters in a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

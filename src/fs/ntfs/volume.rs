@@ -7,11 +7,11 @@ use crate::extent::Extent;
 use crate::fs::FsError;
 
 use super::boot::{BOOT_BYTES, Boot};
-use super::bytes::u64_at;
 use super::gate;
 use super::inode::{Attribute, Form, Inode};
 use super::record::{NUMBER_MASK, RawForm, Record, corrupt, kind};
 use super::runs::{Run, decode};
+use crate::fs::bytes::u64_at;
 
 /// Records that have a meaning of their own.
 pub mod file {
@@ -341,7 +341,7 @@ pub struct ListEntry {
 
 impl ListEntry {
     fn parse(bytes: &[u8]) -> Option<Vec<ListEntry>> {
-        use super::bytes::{u8_at, u16_at, u32_at};
+        use crate::fs::bytes::{u8_at, u16_at, u32_at};
         let (mut at, mut found) = (0, Vec::new());
         while at < bytes.len() {
             let len = usize::from(u16_at(bytes, at + 4));

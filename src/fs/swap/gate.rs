@@ -14,6 +14,7 @@
 //! What it does not do: `mkswap` makes new swap space whatever was there before.
 
 use super::header::{FIELDS_BYTES, Fields, PADDING_AT, VERSION, VERSION_AT};
+use crate::fs::bytes::put;
 use crate::fs::{FsError, GateState, TransactionId};
 
 /// The version that nobody knows.
@@ -59,13 +60,4 @@ fn name(fields: &[u8]) -> Option<TransactionId> {
     let field = fields.get(PADDING_AT..PADDING_AT + NAME_BYTES)?;
     let text = std::str::from_utf8(field).ok()?.trim_end_matches('\0');
     text.strip_prefix(NAME_PREFIX)?.parse().ok()
-}
-
-/// Writes `field` at `at`.
-pub fn put(bytes: &mut [u8], at: usize, field: &[u8]) {
-    bytes
-        .iter_mut()
-        .skip(at)
-        .zip(field)
-        .for_each(|(to, &from)| *to = from);
 }

@@ -1,6 +1,6 @@
 //! Numbers and checksums as XFS has them: big-endian, but for the checksum itself.
 
-use crate::fs::ext::crc::crc32c;
+use crate::fs::crc::crc32c;
 
 /// The bytes of a structure. What lies beyond their end reads as 0, so that no length of a buffer
 /// needs an answer of its own.

@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 
-use super::super::bytes::u32_at;
 use super::super::feature;
 use super::super::inode::{BAD_BLOCKS, RESIZE};
 use super::super::map::{Map, Piece};
@@ -15,6 +14,7 @@ use super::super::walk::Volume;
 use super::{Findings, Object};
 use crate::extent::{Extent, ExtentMap};
 use crate::fs::FsError;
+use crate::fs::bytes::u32_at;
 use crate::report::Report;
 
 /// Bytes of `h_refcount` in a block of attributes.

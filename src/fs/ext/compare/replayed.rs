@@ -21,7 +21,6 @@ use crate::extent::{Extent, ExtentMap};
 use crate::fs::{Difference, FsError};
 use crate::report::Report;
 
-use super::super::bytes::u32_at;
 use super::super::inode::Inode;
 use super::super::jbd2::Journal;
 use super::super::map::{Map, Piece};
@@ -33,6 +32,7 @@ use super::content::{Pairs, Step};
 use super::inode::Pair;
 use super::stamps;
 use super::{Comparison, Findings, Object, Work, named, states};
+use crate::fs::bytes::u32_at;
 
 /// The byte of an inode with the link of the list of orphans.
 const DTIME: std::ops::Range<usize> = 20..24;

@@ -14,13 +14,13 @@ use std::ops::Range;
 use crate::disk::read_vec;
 use crate::fs::FsError;
 
-use super::super::bytes::{u8_at, u16_at};
 use super::super::feature::{self, Feature};
 use super::super::groups::read_blocks;
 use super::super::inode::BLOCK_FIELD;
 use super::super::superblock::{STATE_VALID, SUPERBLOCK_BYTES, SUPERBLOCK_OFFSET, Superblock};
 use super::super::walk::{Table, Volume};
 use super::{Findings, Object, Work};
+use crate::fs::bytes::{u8_at, u16_at};
 
 /// A field of the superblock that a resize may change.
 struct May {

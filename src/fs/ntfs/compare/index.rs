@@ -7,11 +7,11 @@
 use crate::fs::FsError;
 use crate::units::escape;
 
-use super::super::bytes::{slice, u32_at, u64_at};
 use super::super::inode::{Attribute, Form, NAME_SIZES, Name, entries, utf16};
 use super::super::record::{corrupt, fix_up, kind};
 use super::super::volume::file;
 use super::Comparison;
+use crate::fs::bytes::{slice, u32_at, u64_at};
 
 /// Where the name begins in an entry.
 const KEY_AT: usize = 16;

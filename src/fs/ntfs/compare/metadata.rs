@@ -18,13 +18,13 @@ use crate::disk::read_vec;
 use crate::fs::FsError;
 
 use super::super::boot::{BOOT_BYTES, MIRROR_AT, SECTORS_AT};
-use super::super::bytes::u16_at;
 use super::super::inode::{Attribute, Form};
 use super::super::record::{Record, Sizes, corrupt, kind};
 use super::super::refuse::{DIRTY, MOUNTED_BY_OLD};
 use super::super::used;
 use super::super::volume::file;
 use super::{Comparison, Pair};
+use crate::fs::bytes::u16_at;
 
 impl Comparison<'_> {
     /// The boot sector and its backup.

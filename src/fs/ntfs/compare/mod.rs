@@ -25,11 +25,11 @@ use crate::fs::{Difference, FsError};
 use crate::report::{Report, Unit, checkpoint};
 use crate::units::escape;
 
-use super::bytes::slice;
 use super::inode::{Attribute, Form, Inode};
 use super::names;
 use super::record::{DIRECTORY, Record, kind};
 use super::volume::{Bits, Volume, file};
+use crate::fs::bytes::slice;
 use clusters::Clusters;
 
 /// The two states, and what was found.
@@ -294,7 +294,7 @@ impl<'a> Comparison<'a> {
             (kind::STANDARD_INFORMATION, _) => "owner",
             _ => code_of(of),
         };
-        let piece = |bytes| slice(bytes, at & !7, 8).map_or(0, |b| super::bytes::u64_at(b, 0));
+        let piece = |bytes| slice(bytes, at & !7, 8).map_or(0, |b| crate::fs::bytes::u64_at(b, 0));
         let detail = format!(
             "byte {at} differs ({:#x} before, {:#x} after)",
             piece(old),

@@ -1,4 +1,4 @@
-//! The checksums of ext4 metadata, in the raw form that the format uses: the caller gives the
+//! The checksums of metadata of ext4 and XFS, in the raw form that the formats use: the caller gives the
 //! start value, and nothing is inverted at the end.
 
 /// CRC-32C (Castagnoli, reflected polynomial 0x82f63b78), for `metadata_csum`.

@@ -26,10 +26,23 @@ pub fn u64_at(bytes: &[u8], at: usize) -> u64 {
 
 /// `N` bytes from `at`.
 pub fn array_at<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
-    at.checked_add(N)
-        .and_then(|end| bytes.get(at..end))
+    slice(bytes, at, N)
         .and_then(|field| field.try_into().ok())
         .unwrap_or([0; N])
+}
+
+/// `len` bytes from `at`, where there are so many.
+pub fn slice(bytes: &[u8], at: usize, len: usize) -> Option<&[u8]> {
+    bytes.get(at..at.checked_add(len)?)
+}
+
+/// Writes `field` at `at`; what would lie beyond the end is left out.
+pub fn put(bytes: &mut [u8], at: usize, field: &[u8]) {
+    bytes
+        .iter_mut()
+        .skip(at)
+        .zip(field)
+        .for_each(|(to, &from)| *to = from);
 }
 
 /// The 64-bit number of a lower half at `low` and an upper half at `high`.
@@ -49,6 +62,9 @@ mod tests {
         assert_eq!(u32_at(&bytes, 0), 0x0403_0201);
         assert_eq!(u32_at(&bytes, 2), 0);
         assert_eq!(u64_at(&bytes, usize::MAX), 0);
+        assert_eq!(u64_at(&bytes, usize::MAX), 0);
+        assert_eq!(u32_at(&bytes, 1), 0x0504_0302);
+        assert_eq!(slice(&bytes, 3, usize::MAX), None);
         assert_eq!(split_at(&[1, 0, 0, 0, 2, 0, 0, 0], 0, 4), 0x2_0000_0001);
     }
 }
