@@ -544,13 +544,11 @@ fn copy_all(from: &mut File, to: &mut File, stat: &rustix::fs::Stat) -> io::Resu
         tv_sec,
         tv_nsec: tv_nsec as _,
     };
-    futimens(
-        to.as_fd(),
-        &Timestamps {
-            last_access: time(stat.st_atime, stat.st_atime_nsec),
-            last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
-        },
-    )?;
+    let times = Timestamps {
+        last_access: time(stat.st_atime, stat.st_atime_nsec),
+        last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
+    };
+    futimens(to.as_fd(), &times)?;
     // Barrier: the copy is durable before it is believed.
     to.sync_all()?;
     let mut again = blake3::Hasher::new();
@@ -560,13 +558,7 @@ fn copy_all(from: &mut File, to: &mut File, stat: &rustix::fs::Stat) -> io::Resu
         return Err(io::Error::other("the copy differs from what was read"));
     }
     // Reading it back may have changed its access time.
-    futimens(
-        to.as_fd(),
-        &Timestamps {
-            last_access: time(stat.st_atime, stat.st_atime_nsec),
-            last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
-        },
-    )?;
+    futimens(to.as_fd(), &times)?;
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! Grow and shrink: hold, snapshot, rehearse, seal, commit.
 
 use std::path::Path;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use anyhow::{Context, anyhow};
 use serde::Serialize;
@@ -14,7 +14,7 @@ use super::planning::{
 };
 use super::rehearse::{Bench, Rehearsed, Stage};
 use super::stop::Stop;
-use super::store::{Summary, new_id};
+use super::store::{Summary, new_id, now};
 use crate::disk::survey::HostError;
 use crate::disk::{Dir, DiskRead, Hold, HostDir, read_vec};
 use crate::extent::{Extent, ExtentMap};
@@ -73,12 +73,6 @@ pub enum Ending {
         /// Where the target is known to be wrong.
         differing: Vec<Extent>,
     },
-}
-
-pub(super) fn now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| d.as_secs())
 }
 
 /// Holds the target, looks again, and makes sure that `plan` still fits.

@@ -4,12 +4,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use super::change::now;
 use super::look::{Asked, Look, Volume};
 use super::media::HostMedia;
 use super::rehearse::Bench;
 use super::stop::Stop;
-use super::store::{Entry, Store};
+use super::store::{Entry, Store, now};
 use crate::disk::{DiskRead, StateDir, read_vec};
 use crate::export::How;
 use crate::extent::{Extent, ExtentMap};

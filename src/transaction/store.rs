@@ -9,6 +9,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -412,6 +413,13 @@ fn read_summary(dir: &HostDir) -> Option<Summary> {
         return None;
     }
     serde_json::from_slice(&read_vec(&*file, 0, len as usize).ok()?).ok()
+}
+
+/// Seconds since 1970.
+pub(super) fn now() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs())
 }
 
 /// A fresh transaction's name.

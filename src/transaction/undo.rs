@@ -7,12 +7,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use serde::Serialize;
 
-use super::change::now;
 use super::dossier::{Dossier, Hands};
 use super::look::{Asked, Look};
 use super::media::HostMedia;
 use super::stop::Stop;
-use super::store::{Entry, Progress, Store};
+use super::store::{Entry, Progress, Store, now};
 use crate::disk::survey::{BlockDevice, Host, HostError, Target};
 use crate::disk::{Dir, DiskRead, FileDisk, Hold, HostDir, read_vec};
 use crate::extent::Extent;

@@ -1,6 +1,7 @@
 //! A file whose medium fails when it is told to: a FUSE mount with one file, the content of
 //! another. Each read, write and flush is counted, nothing is cached, and any of them may fail, be
 //! lost, or land elsewhere.
+#![allow(dead_code, reason = "not every test uses everything")]
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
@@ -55,6 +56,8 @@ pub struct Medium {
     pub plan: Option<(Op, u64, Harm)>,
     /// Cannot be read until it is written.
     pub bad: Option<Extent>,
+    /// Cannot be opened for writing.
+    is_read_only: bool,
     gone: bool,
     /// Old content of what was written since the last flush.
     unflushed: Vec<(u64, Vec<u8>)>,
@@ -118,6 +121,14 @@ impl Broken {
         let file = OneFile { file, medium };
         let session = Session::from_fd(file, device.into(), SessionACL::Owner, Config::default());
         broken.session = Some(session.unwrap().spawn().unwrap());
+        broken
+    }
+
+    /// The same with a place that cannot be read; and nobody may open it for writing.
+    pub fn mount_read_only(content: &Path, place: &Path, bad: Extent) -> Broken {
+        let broken = Broken::mount(content, place);
+        broken.medium().bad = Some(bad);
+        broken.medium().is_read_only = true;
         broken
     }
 
@@ -270,8 +281,13 @@ impl Filesystem for OneFile {
         reply.attr(&AT_ONCE, &self.attributes(number));
     }
 
-    fn open(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO);
+    fn open(&self, _: &Request, _: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let reads_only = flags.0 & libc::O_ACCMODE == libc::O_RDONLY;
+        if reads_only || !self.medium().is_read_only {
+            reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO);
+        } else {
+            reply.error(Errno::EROFS);
+        }
     }
 
     fn read(

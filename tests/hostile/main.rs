@@ -6,8 +6,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
-#[path = "../common/faulty.rs"]
-mod faulty;
+#[path = "../common/broken.rs"]
+mod broken;
 #[path = "../common/loopdev.rs"]
 mod loopdev;
 #[path = "../common/scene.rs"]

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use holdfast::extent::Extent;
 
 use super::alarms::contents;
-use super::faulty::Faulty;
+use super::broken::Broken;
 use super::loopdev::Loop;
 use super::resizer::{GROW, SHRINK, assert_caught};
 use super::scene::{Scene, Stamp, answer, root, run, text};
@@ -188,7 +188,7 @@ fn an_error_that_the_tool_did_not_care_about_is_not_forgotten() {
     // Nothing but the tool itself reads the free blocks.
     let (scene, _) = growing("careless");
     let bad = Extent::new((3 << 20) + 12_000 * 1024, 4096);
-    let faulty = Faulty::mount(&scene.image(), &scene.path("faulty"), bad);
+    let faulty = Broken::mount_read_only(&scene.image(), &scene.path("faulty"), bad);
     let image = faulty.image();
     let answer = scene.holdfast(&[GROW, &["-p2", text(&image)]].concat());
     let log = scene.tool_log("resize2fs");
@@ -208,7 +208,7 @@ fn a_block_that_cannot_be_moved_is_not_lost_without_a_word() {
     let scene = Scene::new("small-gpt", &[]);
     let block = file_behind(&scene.image(), 13_000);
     let bad = Extent::new((3 << 20) + block * 1024, 1024);
-    let faulty = Faulty::mount(&scene.image(), &scene.path("faulty"), bad);
+    let faulty = Broken::mount_read_only(&scene.image(), &scene.path("faulty"), bad);
     let image = faulty.image();
     let answer = scene.holdfast(&[SHRINK, &["-p2", text(&image)]].concat());
     let log = scene.tool_log("resize2fs");

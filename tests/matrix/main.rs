@@ -11,11 +11,9 @@ mod journey;
 mod made_up;
 mod rows;
 mod shape;
+#[path = "../common/side_by_side.rs"]
+mod side_by_side;
 mod tree;
-
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rows::Row;
 
@@ -24,32 +22,12 @@ fn workspace() -> tempfile::TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }
 
-/// The rows side by side, as many as there are processors. All of them are tried, also where one
-/// fails.
 fn travel_all(rows: &[Row], seed: u64) {
-    let (next, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-    let workers = std::thread::available_parallelism().map_or(2, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(|| {
-                while let Some(row) = rows.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let began = std::time::Instant::now();
-                    let outcome = catch_unwind(AssertUnwindSafe(|| {
-                        let dir = workspace();
-                        let base = shape::make(dir.path(), &row.shape, seed);
-                        journey::travel(*row, &base, dir.path());
-                    }));
-                    let word = if outcome.is_ok() { "ok" } else { "FAILED" };
-                    eprintln!("{word} {:.1?} {}", began.elapsed(), row.name());
-                    if outcome.is_err() {
-                        failed.lock().unwrap().push(row.name());
-                    }
-                }
-            });
-        }
+    side_by_side::each(rows, &format!("seed {seed}"), Row::name, |row| {
+        let dir = workspace();
+        let base = shape::make(dir.path(), &row.shape, seed);
+        journey::travel(*row, &base, dir.path());
     });
-    let failed = failed.into_inner().unwrap();
-    assert!(failed.is_empty(), "seed {seed}: {failed:#?}");
 }
 
 #[test]

@@ -19,6 +19,8 @@ mod ntfs;
 #[path = "../common/ntfs3g.rs"]
 mod ntfs3g;
 mod rows;
+#[path = "../common/side_by_side.rs"]
+mod side_by_side;
 mod swap;
 mod system;
 mod xfs;
@@ -26,8 +28,7 @@ mod xfs;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock};
+use std::sync::OnceLock;
 
 use rows::Row;
 use system::System;
@@ -72,34 +73,14 @@ fn make(system: &dyn System, sector: u32, dir: &Path) -> PathBuf {
     image
 }
 
-/// The rows side by side, as many as there are processors. All of them are tried, also where one
-/// fails.
 fn travel_all(rows: &[Row]) {
     let dir = workspace();
     let bases: Bases = rows.iter().map(|row| (key(row), OnceLock::new())).collect();
-    let (next, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-    let workers = std::thread::available_parallelism().map_or(2, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(|| {
-                while let Some(row) = rows.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let began = std::time::Instant::now();
-                    let outcome = catch_unwind(AssertUnwindSafe(|| {
-                        let base = base(row, &bases, dir.path());
-                        let own = workspace();
-                        journey::travel(*row, &base, own.path());
-                    }));
-                    let word = if outcome.is_ok() { "ok" } else { "FAILED" };
-                    eprintln!("{word} {:.1?} {}", began.elapsed(), row.name());
-                    if outcome.is_err() {
-                        failed.lock().unwrap().push(row.name());
-                    }
-                }
-            });
-        }
+    side_by_side::each(rows, "rows", Row::name, |row| {
+        let base = base(row, &bases, dir.path());
+        let own = workspace();
+        journey::travel(*row, &base, own.path());
     });
-    let failed = failed.into_inner().unwrap();
-    assert!(failed.is_empty(), "{failed:#?}");
 }
 
 #[test]

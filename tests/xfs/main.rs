@@ -15,13 +15,12 @@ mod hostile;
 mod image;
 mod reader;
 mod rows;
+#[path = "../common/side_by_side.rs"]
+mod side_by_side;
 
 use std::fs;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::Command;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bed::{Bed, MIB, MORE, MOST, template, text, workspace};
 use image::{Mounted, sh};
@@ -150,23 +149,7 @@ fn every_row_ends_as_the_table_says() {
     let filter = std::env::var("HOLDFAST_ROWS").unwrap_or_default();
     let mut rows = rows::rows();
     rows.retain(|row| format!("{row:?}").contains(&filter));
-    let (next, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                while let Some(row) = rows.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let began = std::time::Instant::now();
-                    let good = catch_unwind(AssertUnwindSafe(|| travel(*row))).is_ok();
-                    eprintln!("{good} {:.1?} {row:?}", began.elapsed());
-                    if !good {
-                        failed.lock().unwrap().push(format!("{row:?}"));
-                    }
-                }
-            });
-        }
-    });
-    let failed = failed.into_inner().unwrap();
-    assert!(failed.is_empty(), "{failed:#?}");
+    side_by_side::each(&rows, "rows", |row| format!("{row:?}"), |row| travel(*row));
 }
 
 /// README has it word for word: print it with `cargo test --test xfs the_table -- --nocapture`.
