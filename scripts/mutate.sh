@@ -25,6 +25,8 @@ checks=(
     'src/journal/apply.rs|that a standing gate is left alone|s/if standing != Superblock::Gated/if MUT || standing != Superblock::Gated/'
     'src/journal/apply.rs|that a right copy of the table is not written again|s/records\.retain\(\|r\| wrong/records.retain(|r| MUT || wrong/'
     'src/journal/apply.rs|reading back a copy of the table before the other one is written|s/if any && is_table/if !MUT \&\& any \&\& is_table/'
+    'src/journal/apply.rs|that all of the target was read back|s/if !self\.length_is\(len_bytes, side\)/if !MUT \&\& !self.length_is(len_bytes, side)/'
+    'src/journal/apply.rs|that a gate which cannot be read is left alone|s/if standing == Superblock::Unreadable \{/if !MUT \&\& standing == Superblock::Unreadable {/'
     'src/journal/apply.rs|that what is in use and cannot be read is no proof|s/if !lost\.is_empty\(\) \{\n\s*return Err\(unreadable/if !MUT \&\& !lost.is_empty() { return Err(unreadable/'
     'src/journal/recover.rs|comparing the rest with the snapshot|s/if wrong\.is_empty\(\) \{/if MUT || wrong.is_empty() {/'
     'src/journal/recover.rs|that what cannot be read is compared only when asked|s/if !work\.proof\.pass_over/if !MUT \&\& !work.proof.pass_over/'
