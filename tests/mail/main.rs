@@ -52,18 +52,3 @@ fn scan_with(args: &[&str], dir: &Path) -> (Vec<serde_json::Value>, serde_json::
 fn temporary() -> tempfile::TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
 }
-
-/// Writes a store for measurements: `HOLDFAST_MAIL_STORE=DIR HOLDFAST_MAIL_MESSAGES=200000 cargo test
-/// --release --test mail -- --ignored`.
-#[test]
-#[ignore = "writes where it is told to"]
-fn a_store_for_measurements() {
-    let root = std::env::var("HOLDFAST_MAIL_STORE").unwrap();
-    let count = std::env::var("HOLDFAST_MAIL_MESSAGES").map_or(1000, |n| n.parse().unwrap());
-    let mut seed = honest::Seed(1);
-    // A thousand at a time: all of them need not be in memory.
-    for part in 0..u64::div_ceil(count, 1000) {
-        let dir = Path::new(&root).join(format!("u{part}/Maildir"));
-        store::write(&dir, store::Kind::Maildir, count.min(1000), &mut seed);
-    }
-}
